@@ -1,0 +1,57 @@
+# Targets for people and for CI. `make help` lists them.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PHOTO  ?= docs/samples/rocket.jpg
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up check test chaos bench constraints clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv with everything in it; .venv/bin/animatic is the command
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Animatic needs Python 3.11 or 3.12, got {v[0]}.{v[1]}; try: make setup PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: setup ## a photo becomes a video on this machine: make demo [PHOTO=path]
+	@$(BIN)/animatic demo "$(PHOTO)"
+
+up: setup ## keep the whole stack running on this machine
+	@$(BIN)/animatic up
+
+check: setup ## format, lint, types, import directions, unit tests: under half a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest -q tests/unit
+
+test: check ## everything, as CI does
+	$(BIN)/pytest tests/integration tests/chaos -m "not campaign"
+
+chaos: setup ## the whole fault campaign, and a soak: tens of minutes
+	$(BIN)/pytest tests/chaos
+	$(BIN)/python -m bench.soak --result bench/results/soak.json
+
+bench: setup ## the published numbers, into bench/results
+	$(BIN)/python -m bench.overhead
+	$(BIN)/python -m bench.latency
+	$(BIN)/python -m bench.history
+
+constraints: ## pin what the extras resolve to today
+	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
+	build/constraints/bin/python -m pip install --quiet torch==2.13.0
+	build/constraints/bin/python -m pip install --quiet --editable '.[dev]'
+	build/constraints/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
+clean: ## remove what make and the tests made here
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache animatic-demo.mp4
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
