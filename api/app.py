@@ -1,0 +1,95 @@
+"""`create_app`: the one place where the API is wired. Nothing is created at import."""
+
+from __future__ import annotations
+
+from flask import Response, request
+from flask_openapi3 import OpenAPI
+from werkzeug.sansio.utils import host_is_trusted
+
+from api import openapi
+from api.auth import authenticate
+from api.metrics import count_requests
+from api.problems import Problem, register_error_handlers, validation_problem
+from api.routes import deliveries, files, health, inputs, jobs, keys, models
+from api.services import Services, services
+from api.streams import JobStreams
+from shared.catalogue import Catalogue
+from shared.database import make_engine, make_sessions
+from shared.doorbell import Doorbell
+from shared.errors import MalformedRequestError
+from shared.objects import open_store
+from shared.outbound import OutboundGuard
+from shared.settings import Settings
+
+_FORM_PARTS_MAX = 64
+_CONNECTIONS = 8
+#: threads of a process that streams and long polls leave to everything else.
+_ANSWERING = 32
+_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+
+#: images inline as data: are Swagger UI's icons, its styles are set from script.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
+
+
+def create_app(settings: Settings) -> OpenAPI:
+    """Build the WSGI application. Opens no connection: those come with the first request that needs one."""
+    app = OpenAPI(
+        "api",
+        info=openapi.INFO,
+        security_schemes=openapi.SECURITY_SCHEMES,
+        doc_ui=False,
+        validation_error_status=422,
+        validation_error_model=Problem,
+        validation_error_callback=validation_problem,
+        static_folder=None,
+    )
+    app.config.update(
+        MAX_CONTENT_LENGTH=settings.max_body_bytes,
+        MAX_FORM_MEMORY_SIZE=min(settings.max_body_bytes, 2**20),
+        MAX_FORM_PARTS=_FORM_PARTS_MAX,
+    )
+    app.url_map.strict_slashes = False
+    # Streams hold no connection, so few are enough.
+    engine = make_engine(settings, pool_size=_CONNECTIONS, application="animatic-api")
+    app.extensions["animatic"] = Services(
+        settings=settings,
+        engine=engine,
+        sessions=make_sessions(engine),
+        store=open_store(settings),
+        doorbell=Doorbell(settings),
+        catalogue=Catalogue.from_names(settings.models),
+        outbound=OutboundGuard(allow=settings.outbound_allow, ports=settings.outbound_ports),
+        streams=JobStreams(engine, limit=settings.api_threads - min(_ANSWERING, settings.api_threads // 2)),
+    )
+    register_error_handlers(app)
+    count_requests(app)
+    app.before_request(_require_trusted_host)
+    app.before_request(_require_key)
+    app.after_request(_harden)
+    app.register_blueprint(openapi.pages)
+    app.register_blueprint(files.local)
+    for module in (jobs, files, deliveries, inputs, keys, models, health):
+        app.register_api(module.api)
+    return app
+
+
+def _require_trusted_host() -> None:
+    # Probes come by address.
+    trusted = services().settings.trusted_hosts
+    if trusted and request.path not in _PROBES and not host_is_trusted(request.host, trusted):
+        raise MalformedRequestError(f"this service does not answer to the host {request.host[:80]!r}")
+
+
+def _require_key() -> None:
+    if request.path.startswith("/v1/"):
+        authenticate()
+
+
+def _harden(response: Response) -> Response:
+    response.headers.setdefault("Content-Security-Policy", _POLICY)
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Referrer-Policy", "no-referrer")
+    return response

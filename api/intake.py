@@ -1,0 +1,177 @@
+"""Reading a request that carries an image: multipart with a file, or JSON; both end in the same model."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flask import request
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+from werkzeug.exceptions import BadRequest
+
+from api.data_uri import decode_data_uri, is_data_uri
+from api.images import AcceptedImage, accept_image
+from api.schemas import InputRequest, JobRequest
+from api.services import current_tenant, services
+from shared.errors import (
+    InvalidInputError,
+    MalformedRequestError,
+    PayloadTooLargeError,
+    UnsupportedMediaTypeError,
+)
+from shared.ids import new_id, show_id
+from shared.tables import Input
+
+Request = TypeVar("Request", JobRequest, InputRequest)
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where a request's image comes from; just one of them is set."""
+
+    upload: bytes | None = None
+    url: str | None = None
+    input_id: str | None = None
+
+    def digest(self) -> str:
+        """What stands for the image in an idempotency fingerprint: its bytes, or how it was named."""
+        if self.upload is not None:
+            return f"upload:{hashlib.sha256(self.upload).hexdigest()}"
+        return f"url:{self.url}" if self.url is not None else f"input:{self.input_id}"
+
+
+def read_request(model: type[Request]) -> tuple[Request, ImageSource]:
+    """Parse and validate the body.
+
+    Raises:
+        ValidationError: fields are unknown, of the wrong type or out of range.
+        InvalidInputError: there is no image, or more than one.
+        MalformedRequestError: the body is not what its Content-Type says.
+        UnsupportedMediaTypeError: neither multipart nor JSON.
+    """
+    if request.mimetype == "multipart/form-data":
+        parsed, upload = _read_form(model)
+    elif request.mimetype == "application/json":
+        parsed, upload = read_json(model), None
+    else:
+        raise UnsupportedMediaTypeError(
+            f"Content-Type must be multipart/form-data or application/json, got {request.mimetype[:80] or 'none'!r}"
+        )
+    source = ImageSource(upload=upload, url=parsed.image_url, input_id=getattr(parsed, "input_id", None))
+    given = [
+        name
+        for name, value in (("image", source.upload), ("image_url", source.url), ("input_id", source.input_id))
+        if value is not None
+    ]
+    if len(given) != 1:
+        choices = "image, image_url or input_id" if model is JobRequest else "image or image_url"
+        raise InvalidInputError(
+            f"give just one of {choices}, got {' and '.join(given) if given else 'none'}", field="image"
+        )
+    return parsed, source
+
+
+def load_image(source: ImageSource) -> AcceptedImage:
+    """Fetch the image if need be, decode and check it, and re-encode it.
+
+    Raises:
+        InvalidInputError: it cannot be fetched, is no image, or is too small or too large.
+    """
+    settings = services().settings
+    field = "image"
+    if source.upload is not None:
+        data = source.upload
+    elif source.url is not None and is_data_uri(source.url):
+        field, data = "image_url", decode_data_uri(source.url, settings.max_body_bytes)
+    elif source.url is not None:
+        field = "image_url"
+        data = services().outbound.fetch(
+            source.url, timeout_s=settings.fetch_timeout_s, max_bytes=settings.max_body_bytes
+        )
+    else:
+        raise ValueError("this source is stored already")
+    return accept_image(data, max_pixels=settings.max_image_pixels, max_side_px=settings.max_image_side_px, field=field)
+
+
+def store_image(image: AcceptedImage) -> Input:
+    """Put an accepted image into the object store; the row is the caller's to write, or the object's to delete."""
+    input_id = new_id()
+    key = f"inputs/{show_id('inp', input_id)}.png"
+    services().store.put(key, image.data, media_type=image.media_type)
+    return Input(
+        id=input_id,
+        tenant_id=current_tenant(),
+        object_key=key,
+        sha256=image.sha256,
+        size_bytes=len(image.data),
+        width=image.width,
+        height=image.height,
+        media_type=image.media_type,
+    )
+
+
+def read_json(model: type[Model]) -> Model:
+    """Parse and validate a JSON body, whatever its Content-Type.
+
+    Raises:
+        ValidationError: fields are unknown, of the wrong type or out of range.
+        MalformedRequestError: it is not JSON.
+        PayloadTooLargeError: it is larger than allowed.
+    """
+    body = request.get_data(cache=False)
+    if request.content_length is None and len(body) >= services().settings.max_body_bytes:
+        # Sent in chunks, it was cut off at the limit.
+        raise PayloadTooLargeError(f"the body must be at most {services().settings.max_body_bytes} bytes, got more")
+    try:
+        # pydantic's parser limits the nesting by itself, so a deep body costs nothing.
+        return model.model_validate_json(body, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] != "json_invalid":
+            raise
+        raise MalformedRequestError(
+            f"the body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
+        ) from None
+
+
+def _read_form(model: type[Request]) -> tuple[Request, bytes | None]:
+    try:
+        form, files = request.form, request.files
+    except (BadRequest, ValueError):
+        raise MalformedRequestError("the multipart body cannot be parsed") from None
+    unknown = [name for name in files if name != "image"]
+    if unknown:
+        raise InvalidInputError(
+            f"{unknown[0][:80]} is not a known file field; send the file as image", field=unknown[0][:80]
+        )
+    uploads = files.getlist("image")
+    if len(uploads) > 1:
+        raise InvalidInputError(f"send one file as image, got {len(uploads)}", field="image")
+    if "image" in form:
+        raise InvalidInputError("image must be a file (with curl: -F image=@photo.jpg), got text", field="image")
+    fields: dict[str, Any] = {}
+    for name in form:
+        values = form.getlist(name)
+        if len(values) > 1:
+            raise InvalidInputError(f"{name[:80]} must be given once, got {len(values)} times", field=name[:80])
+        if values[0] != "":
+            fields[name] = values[0]
+    if model is JobRequest and "labels" in fields:
+        fields["labels"] = _json_object("labels", fields["labels"])
+    # Form fields are text: "25" is a number here, as it is not in JSON.
+    return model.model_validate(fields), uploads[0].read() if uploads else None
+
+
+def _json_object(field: str, text: str) -> dict[str, Any]:
+    try:
+        value = from_json(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise InvalidInputError(
+            f'{field} must be a JSON object such as {{"shot": "1"}}, got {text[:80]!r}', field=field
+        )
+    return value

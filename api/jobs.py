@@ -1,0 +1,174 @@
+"""Accepting and finding jobs, for the routes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from api.intake import ImageSource, load_image, store_image
+from api.schemas import JobRequest
+from api.services import current_tenant, services, transaction
+from shared.catalogue import ModelEntry, off_distribution, resolve
+from shared.errors import ConflictError, InvalidInputError, NotFoundError, RequestError, StorageError
+from shared.ids import parse_id, show_id
+from shared.jobs.accept import NewJob, find_by_idempotency_key, insert_job
+from shared.jobs.claim import claimable
+from shared.jobs.resource import JobResource, job_resource
+from shared.params import GenerationOptions
+from shared.states import JobStatus
+from shared.tables import Input, Job
+
+
+def owned_job(job_id: str) -> ColumnElement[bool]:
+    """Names a job by its id as shown, if it is this tenant's and not deleted.
+
+    Raises:
+        NotFoundError: the id is malformed.
+    """
+    return and_(Job.id == parse_id("job", job_id), Job.tenant_id == current_tenant(), Job.delete_requested_at.is_(None))
+
+
+def find_job(session: Session, job_id: str) -> Job:
+    """The tenant's job of this id.
+
+    Raises:
+        NotFoundError: there is none; another tenant's counts as none.
+    """
+    job = session.scalars(select(Job).where(owned_job(job_id))).one_or_none()
+    if job is None:
+        raise NotFoundError(f"there is no job {job_id}")
+    return job
+
+
+def find_input(session: Session, input_id: str) -> Input:
+    """The tenant's uploaded image of this id.
+
+    Raises:
+        NotFoundError: there is none; another tenant's counts as none.
+    """
+    owned = and_(Input.id == parse_id("inp", input_id), Input.tenant_id == current_tenant(), Input.deleted_at.is_(None))
+    stored = session.scalars(select(Input).where(owned)).one_or_none()
+    if stored is None:
+        raise NotFoundError(f"there is no input {input_id[:80]}", field="input_id")
+    return stored
+
+
+def show_job(session: Session, job: Job) -> JobResource:
+    """The job's resource, with its place in the queue."""
+    position = None
+    if job.status == JobStatus.QUEUED:
+        ahead = or_(
+            Job.priority > job.priority,
+            and_(Job.priority == job.priority, or_(Job.rank < job.rank, and_(Job.rank == job.rank, Job.id < job.id))),
+        )
+        position = session.scalar(select(func.count()).where(Job.model == job.model, claimable(), ahead))
+    return job_resource(job, services().settings.public_url, queue_position=position)
+
+
+def accept_job(request: JobRequest, source: ImageSource, idempotency_key: str | None) -> tuple[JobResource, bool]:
+    """Check everything, store the image, write the row, ring the doorbell.
+
+    Returns:
+        The job, and whether it was there already under the same idempotency key.
+
+    Raises:
+        InvalidInputError: a value or the image is not acceptable; nothing was written.
+        NotFoundError: `input_id` names nothing.
+        RateLimitedError: the tenant has too many queued jobs.
+        TransientError: Postgres or the object store is not answering.
+    """
+    app = services()
+    entry = app.catalogue.get(request.model or next(iter(app.catalogue)).name)
+    params = resolve(GenerationOptions(**request.model_dump(include=set(GenerationOptions.model_fields))), entry)
+    if request.webhook_url is not None:
+        app.outbound.check_url(request.webhook_url, field="webhook_url")
+    idempotency = None
+    if idempotency_key is not None:
+        idempotency = (_checked_key(idempotency_key), _fingerprint(request, source))
+        with transaction() as session:
+            known = find_by_idempotency_key(
+                session, current_tenant(), *idempotency, ttl_s=app.settings.idempotency_ttl_s
+            )
+            if known is not None:
+                return show_job(session, known), True
+
+    stored, is_new = _take_input(source)
+    new = NewJob(
+        tenant_id=current_tenant(),
+        model=entry.name,
+        params=params,
+        input=stored,
+        warnings=off_distribution(params, entry),
+        labels=request.labels,
+        priority=request.priority,
+        webhook_url=request.webhook_url,
+    )
+    try:
+        with transaction() as session:
+            job = insert_job(session, new, queued_jobs_max=app.settings.queued_jobs_max, idempotency=idempotency)
+            resource = show_job(session, job)
+    except ConflictError:
+        # Another request under the same key was first: its commit is what we waited for.
+        _discard(stored, is_new)
+        if idempotency is None:
+            raise
+        with transaction() as session:
+            winner = find_by_idempotency_key(
+                session, current_tenant(), *idempotency, ttl_s=app.settings.idempotency_ttl_s
+            )
+            if winner is None:
+                raise
+            return show_job(session, winner), True
+    except RequestError:
+        _discard(stored, is_new)
+        raise
+    # Accepted, whether or not anybody hears this.
+    _ring(entry, job.id)
+    return resource, False
+
+
+def take_input(source: ImageSource) -> Input:
+    """Accept an image for later jobs."""
+    stored, _ = _take_input(source)
+    with transaction() as session:
+        session.add(stored)
+        session.flush()
+        session.refresh(stored)
+    return stored
+
+
+def _take_input(source: ImageSource) -> tuple[Input, bool]:
+    if source.input_id is None:
+        return store_image(load_image(source)), True
+    with transaction() as session:
+        return find_input(session, source.input_id), False
+
+
+def _discard(stored: Input, is_new: bool) -> None:
+    if is_new:
+        # What cannot be deleted now is an orphan that collection finds.
+        with suppress(StorageError):
+            services().store.delete(stored.object_key)
+
+
+def _ring(entry: ModelEntry, job_id: UUID) -> None:
+    services().doorbell.ring(entry.queue, show_id("job", job_id))
+
+
+def _checked_key(key: str) -> str:
+    if not 1 <= len(key) <= 255 or not (key.isascii() and key.isprintable()):
+        raise InvalidInputError(
+            f"Idempotency-Key must be 1 to 255 printable ASCII characters, got {key[:80]!r}", field="Idempotency-Key"
+        )
+    return key
+
+
+def _fingerprint(request: JobRequest, source: ImageSource) -> bytes:
+    fields = request.model_dump(mode="json", exclude={"image_url", "input_id"}, exclude_unset=True)
+    text = json.dumps({"fields": fields, "image": source.digest()}, sort_keys=True)
+    return hashlib.sha256(text.encode()).digest()

@@ -1,0 +1,145 @@
+"""Metrics in Prometheus' format. Counts of jobs come from Postgres, so every API process says the same."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from flask import Flask, Response, g, request
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from sqlalchemy import ColumnElement, Float, cast, func, select
+from sqlalchemy.orm import Session
+
+from shared.database import Sessions, db_now, translated_errors
+from shared.jobs.claim import claimable
+from shared.states import DeliveryStatus, JobStatus
+from shared.tables import Attempt, Job, WebhookDelivery, Worker
+
+_SEEN = timedelta(minutes=1)
+_RECENT = timedelta(hours=1)
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+REQUESTS = Counter("animatic_http_requests_total", "HTTP requests.", ["method", "route", "status"])
+LATENCY = Histogram("animatic_http_request_seconds", "Time to the first byte of the answer.", ["method", "route"])
+
+
+def count_requests(app: Flask) -> None:
+    """Count and time every request, by route rather than by path."""
+
+    @app.before_request
+    def start() -> None:
+        g.started = time.perf_counter()
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        route = request.url_rule.rule if request.url_rule else "(none)"
+        # Callers invent methods; each would be a series of its own, for ever.
+        method = request.method if request.method in _METHODS else "OTHER"
+        REQUESTS.labels(method, route, response.status_code).inc()
+        if "started" in g:
+            LATENCY.labels(method, route).observe(time.perf_counter() - g.started)
+        return response
+
+
+def render_metrics(sessions: Sessions) -> tuple[bytes, str]:
+    """The page, and its content type.
+
+    Raises:
+        DatabaseError: Postgres is not answering.
+    """
+    registry = CollectorRegistry()
+    with translated_errors(), sessions() as session:
+        registry.register(_Snapshot(list(_read_gauges(session))))
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry), CONTENT_TYPE_LATEST
+    return generate_latest(registry) + generate_latest(REGISTRY), CONTENT_TYPE_LATEST
+
+
+class _Snapshot:
+    """Metrics that were read already."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _read_gauges(session: Session) -> Iterable[Metric]:
+    """Each reads what is waiting, running or recent by an index: the cost does not grow with history."""
+    jobs = GaugeMetricFamily(
+        "animatic_jobs", "Jobs that have not ended, by model and status.", labels=["model", "status"]
+    )
+    for status in (JobStatus.QUEUED, JobStatus.RUNNING):
+        counts = select(Job.model, func.count()).where(Job.status == status).group_by(Job.model)
+        for model, count in session.execute(counts):
+            jobs.add_metric([model, status], count)
+    yield jobs
+
+    ready = GaugeMetricFamily("animatic_jobs_claimable", "Jobs that could start now: scale by this.", labels=["model"])
+    oldest = GaugeMetricFamily("animatic_oldest_claimable_seconds", "Age of the oldest of these.", labels=["model"])
+    claimable_jobs = (
+        select(Job.model, func.count(), _seconds_since(func.min(Job.created_at))).where(claimable()).group_by(Job.model)
+    )
+    for model, count, age_s in session.execute(claimable_jobs):
+        ready.add_metric([model], count)
+        oldest.add_metric([model], age_s)
+    yield ready
+    yield oldest
+
+    workers = GaugeMetricFamily("animatic_workers", "Workers seen in the last minute.", labels=["model", "state"])
+    busy = Worker.job_id.is_not(None)
+    seen = session.execute(
+        select(Worker.model, busy, func.count())
+        .where(Worker.last_seen_at > db_now() - _SEEN)
+        .group_by(Worker.model, busy)
+    )
+    for model, is_busy, count in seen:
+        workers.add_metric([model, "busy" if is_busy else "idle"], count)
+    yield workers
+
+    attempts = GaugeMetricFamily(
+        "animatic_attempts_ended", "Attempts that ended in the last hour, by outcome.", labels=["outcome"]
+    )
+    ended = select(Attempt.outcome, func.count()).where(Attempt.ended_at > db_now() - _RECENT).group_by(Attempt.outcome)
+    for outcome, count in session.execute(ended):
+        attempts.add_metric([str(outcome)], count)
+    yield attempts
+    yield from _read_delivery_gauges(session)
+
+
+def _read_delivery_gauges(session: Session) -> Iterable[Metric]:
+    pending = WebhookDelivery.status == DeliveryStatus.PENDING
+    yield GaugeMetricFamily(
+        "animatic_webhooks_pending",
+        "Webhooks that are not delivered yet.",
+        value=session.scalar(select(func.count()).where(pending)) or 0,
+    )
+    overdue = select(_seconds_since(func.min(WebhookDelivery.next_try_at))).where(
+        pending, WebhookDelivery.next_try_at < db_now()
+    )
+    yield GaugeMetricFamily(
+        "animatic_webhook_lag_seconds",
+        "How long the longest-due webhook is overdue.",
+        value=session.scalar(overdue) or 0,
+    )
+    ended = GaugeMetricFamily(
+        "animatic_webhooks_ended", "Webhooks that ended in the last hour, by status.", labels=["status"]
+    )
+    recent = (
+        select(WebhookDelivery.status, func.count())
+        .where(WebhookDelivery.ended_at > db_now() - _RECENT)
+        .group_by(WebhookDelivery.status)
+    )
+    for status, count in session.execute(recent):
+        ended.add_metric([status], count)
+    yield ended
+
+
+def _seconds_since(instant: ColumnElement[datetime]) -> ColumnElement[float]:
+    return cast(func.extract("epoch", db_now() - instant), Float)

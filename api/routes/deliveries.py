@@ -1,0 +1,74 @@
+"""Webhook deliveries: what was sent, and sending it again."""
+
+from __future__ import annotations
+
+from flask import Response
+from flask_openapi3 import APIBlueprint, Tag
+from sqlalchemy import and_, select, update
+
+from api.jobs import find_job
+from api.pages import envelope, fetch_page
+from api.responses import documented, json_response
+from api.schemas import DeliveryPage, DeliveryPath, DeliveryResource, JobPath, PageQuery
+from api.services import current_tenant, transaction
+from shared.database import db_now
+from shared.errors import ConflictError, NotFoundError
+from shared.ids import parse_id, show_id
+from shared.states import DeliveryStatus
+from shared.tables import WebhookDelivery
+
+api = APIBlueprint("deliveries", __name__, url_prefix="/v1", abp_tags=[Tag(name="webhooks")])
+
+
+@api.get(
+    "/jobs/<string:job_id>/deliveries",
+    summary="List a job's webhook deliveries",
+    responses=documented(200, DeliveryPage, 401, 404, 422, 503),
+)
+def list_deliveries(path: JobPath, query: PageQuery) -> Response:
+    """One once the job has ended, if it named a webhook_url."""
+    with transaction() as session:
+        job = find_job(session, path.job_id)
+        rows, has_more = fetch_page(session, WebhookDelivery, WebhookDelivery.job_id == job.id, query, "evt")
+    return json_response(DeliveryPage(**envelope([_resource(row) for row in rows], has_more)))
+
+
+@api.post(
+    "/deliveries/<string:delivery_id>/redeliver",
+    summary="Deliver a webhook again",
+    responses=documented(202, DeliveryResource, 401, 404, 409, 503),
+)
+def redeliver(path: DeliveryPath) -> Response:
+    """Sends the same id and body again, now, with a whole new schedule of tries."""
+    owned = and_(WebhookDelivery.id == parse_id("evt", path.delivery_id), WebhookDelivery.tenant_id == current_tenant())
+    with transaction() as session:
+        row = session.scalars(select(WebhookDelivery).where(owned).with_for_update()).one_or_none()
+        if row is None:
+            raise NotFoundError(f"there is no delivery {path.delivery_id}")
+        if row.status == DeliveryStatus.PENDING:
+            raise ConflictError("this delivery is under way already")
+        if not row.body:
+            raise ConflictError("the job was deleted, and the message with it")
+        session.execute(
+            update(WebhookDelivery)
+            .where(owned)
+            .values(status=DeliveryStatus.PENDING, tries=0, next_try_at=db_now(), ended_at=None, last_error=None)
+        )
+        session.refresh(row)
+    return json_response(_resource(row), 202)
+
+
+def _resource(row: WebhookDelivery) -> DeliveryResource:
+    return DeliveryResource(
+        id=show_id("evt", row.id),
+        job_id=show_id("job", row.job_id),
+        event_type=row.event_type,
+        url=row.url,
+        status=DeliveryStatus(row.status),
+        tries=row.tries,
+        next_try_at=row.next_try_at if row.status == DeliveryStatus.PENDING else None,
+        last_status_code=row.last_status_code,
+        last_error=row.last_error,
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+    )

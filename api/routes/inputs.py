@@ -1,0 +1,42 @@
+"""/v1/inputs: upload an image once, for many jobs."""
+
+from __future__ import annotations
+
+from flask import Response
+from flask_openapi3 import APIBlueprint, Tag
+
+from api.intake import read_request
+from api.jobs import find_input, take_input
+from api.responses import documented, json_response
+from api.schemas import InputPath, InputRequest, InputResource
+from api.services import transaction
+from shared.ids import show_id
+from shared.tables import Input
+
+api = APIBlueprint("inputs", __name__, url_prefix="/v1/inputs", abp_tags=[Tag(name="inputs")])
+
+
+@api.post("", summary="Upload an image", responses=documented(201, InputResource, 400, 401, 413, 415, 422, 503))
+def upload_input() -> Response:
+    """The id goes into a job's `input_id`."""
+    _, source = read_request(InputRequest)
+    return json_response(_resource(take_input(source)), 201)
+
+
+@api.get("/<string:input_id>", summary="Read an input", responses=documented(200, InputResource, 401, 404, 503))
+def read_input(path: InputPath) -> Response:
+    """What was stored of an uploaded image."""
+    with transaction() as session:
+        return json_response(_resource(find_input(session, path.input_id)))
+
+
+def _resource(stored: Input) -> InputResource:
+    return InputResource(
+        id=show_id("inp", stored.id),
+        sha256=stored.sha256,
+        size_bytes=stored.size_bytes,
+        width=stored.width,
+        height=stored.height,
+        media_type=stored.media_type,
+        created_at=stored.created_at,
+    )

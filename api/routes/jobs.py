@@ -1,0 +1,151 @@
+"""/v1/jobs: submit, read, list, cancel, delete, and stream a job's progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from flask import Response, request, stream_with_context
+from flask_openapi3 import APIBlueprint, Tag
+from sqlalchemy import and_
+
+from api.intake import read_request
+from api.jobs import accept_job, find_job, owned_job, show_job
+from api.pages import envelope, fetch_page
+from api.responses import documented, json_response
+from api.schemas import JobPage, JobPath, JobRequest, JobsQuery, WaitQuery
+from api.services import current_tenant, services, transaction
+from api.streams import FALLBACK_S, Subscription
+from shared.errors import InvalidInputError, NotFoundError, RateLimitedError, TransientError
+from shared.ids import parse_id
+from shared.jobs.resource import JobResource, job_resource
+from shared.jobs.stop import cancel_job, request_deletion
+from shared.tables import Job
+
+api = APIBlueprint("jobs", __name__, url_prefix="/v1/jobs", abp_tags=[Tag(name="jobs")])
+
+#: a comment line now and then keeps proxies from closing a quiet stream.
+_KEEP_ALIVE_S = 15.0
+
+_STREAM = {"description": "OK", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+
+
+@api.post(
+    "",
+    summary="Submit an image",
+    responses=documented(202, JobResource, 400, 401, 404, 409, 413, 415, 422, 429, 503),
+)
+def submit_job() -> Response:
+    """Answers once the job is durable. With an `Idempotency-Key` header a repetition gets the first one's job."""
+    parsed, source = read_request(JobRequest)
+    job, replayed = accept_job(parsed, source, request.headers.get("Idempotency-Key"))
+    headers = {"Location": job.links.self}
+    if replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return json_response(job, 202, headers)
+
+
+@api.get("", summary="List jobs", responses=documented(200, JobPage, 401, 422, 503))
+def list_jobs(query: JobsQuery) -> Response:
+    """The tenant's jobs, newest first."""
+    condition = and_(Job.tenant_id == current_tenant(), Job.delete_requested_at.is_(None))
+    if query.status is not None:
+        condition = and_(condition, Job.status == query.status)
+    if query.model is not None:
+        condition = and_(condition, Job.model == query.model)
+    if query.label is not None:
+        name, equals, value = query.label.partition("=")
+        if not equals:
+            raise InvalidInputError(f"label must be NAME=VALUE, got {query.label!r}", field="label")
+        condition = and_(condition, Job.labels.contains({name: value}))
+    with transaction() as session:
+        rows, has_more = fetch_page(session, Job, condition, query, "job")
+        return json_response(
+            JobPage(**envelope([job_resource(row, services().settings.public_url) for row in rows], has_more))
+        )
+
+
+@api.get("/<string:job_id>", summary="Read a job", responses=documented(200, JobResource, 401, 404, 422, 503))
+def read_job(path: JobPath, query: WaitQuery) -> Response:
+    """With `?wait=SECONDS` the answer comes when the job has ended, or after that time."""
+    resource = _read(path.job_id)
+    if query.wait and not resource.status.is_terminal:
+        with ExitStack() as stack:
+            try:
+                waiting = stack.enter_context(services().streams.subscribe(parse_id("job", path.job_id)))
+            except RateLimitedError:
+                return json_response(resource)  # poll, then
+            resource = _wait_for_end(path.job_id, waiting, query.wait)
+    return json_response(resource)
+
+
+@api.post("/<string:job_id>/cancel", summary="Cancel a job", responses=documented(200, JobResource, 401, 404, 409, 503))
+def cancel(path: JobPath) -> Response:
+    """A queued job ends at once; a running one within one denoising step."""
+    with transaction() as session:
+        job = cancel_job(session, owned_job(path.job_id), public_url=services().settings.public_url)
+        if job is None:
+            raise NotFoundError(f"there is no job {path.job_id}")
+        return json_response(show_job(session, job))
+
+
+@api.delete("/<string:job_id>", summary="Delete a job", responses=documented(204, None, 401, 404, 503))
+def delete_job(path: JobPath) -> Response:
+    """Cancels it if it is not over, hides it at once, and erases its image, results and parameters soon after."""
+    with transaction() as session:
+        if not request_deletion(session, owned_job(path.job_id), public_url=services().settings.public_url):
+            raise NotFoundError(f"there is no job {path.job_id}")
+    return Response(status=204)
+
+
+@api.get(
+    "/<string:job_id>/events",
+    summary="Stream a job's progress",
+    responses=documented(200, _STREAM, 401, 404, 429, 503),
+)
+def stream_events(path: JobPath) -> Response:
+    """Server-sent events: `job` with the whole job, now and at each change; the stream ends when the job has."""
+    _read(path.job_id)
+    stack = ExitStack()
+    waiting = stack.enter_context(services().streams.subscribe(parse_id("job", path.job_id)))
+
+    def events() -> Iterator[str]:
+        with stack:
+            yield "retry: 2000\n\n"
+            last = ""
+            quiet_since = time.monotonic()
+            while True:
+                try:
+                    resource = _read(path.job_id)
+                except (NotFoundError, TransientError):
+                    return  # deleted meanwhile, or Postgres is away: the client connects again
+                if (data := resource.model_dump_json()) != last:
+                    last, quiet_since = data, time.monotonic()
+                    yield f"event: job\ndata: {data}\n\n"
+                elif time.monotonic() - quiet_since > _KEEP_ALIVE_S:
+                    quiet_since = time.monotonic()
+                    yield ": keep-alive\n\n"
+                if resource.status.is_terminal or not waiting.wait(FALLBACK_S):
+                    return
+
+    response = Response(stream_with_context(events()), content_type="text/event-stream")
+    response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    response.call_on_close(stack.close)
+    return response
+
+
+def _read(job_id: str) -> JobResource:
+    with transaction() as session:
+        return show_job(session, find_job(session, job_id))
+
+
+def _wait_for_end(job_id: str, waiting: Subscription, wait_s: float) -> JobResource:
+    end = time.monotonic() + wait_s
+    resource = _read(job_id)
+    while not resource.status.is_terminal and (remaining := end - time.monotonic()) > 0:
+        goes_on = waiting.wait(remaining)
+        resource = _read(job_id)
+        if not goes_on:
+            break
+    return resource

@@ -1,0 +1,65 @@
+"""/v1/models: what can be asked for, and whether somebody is there to do it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from flask import Response
+from flask_openapi3 import APIBlueprint, Tag
+from sqlalchemy import func, select
+
+from api.pages import envelope
+from api.responses import documented, json_response
+from api.schemas import ModelLimits, ModelPage, ModelPath, ModelResource
+from api.services import services, transaction
+from shared.catalogue import ModelEntry
+from shared.database import db_now
+from shared.errors import InvalidInputError, NotFoundError
+from shared.jobs.claim import claimable
+from shared.tables import Job, Worker
+
+api = APIBlueprint("models", __name__, url_prefix="/v1/models", abp_tags=[Tag(name="models")])
+
+
+@api.get("", summary="List models", responses=documented(200, ModelPage, 401, 503))
+def list_models() -> Response:
+    """The first is the default."""
+    counts = _counts()
+    return json_response(ModelPage(**envelope([_resource(entry, *counts) for entry in services().catalogue], False)))
+
+
+@api.get("/<string:name>", summary="Read a model", responses=documented(200, ModelResource, 401, 404, 503))
+def read_model(path: ModelPath) -> Response:
+    """Its defaults and limits."""
+    try:
+        entry = services().catalogue.get(path.name)
+    except InvalidInputError as error:
+        raise NotFoundError(str(error)) from None
+    return json_response(_resource(entry, *_counts()))
+
+
+def _counts() -> tuple[Mapping[str, int], Mapping[str, int]]:
+    seen = timedelta(seconds=services().settings.lease_s)
+    with transaction() as session:
+        workers = session.execute(
+            select(Worker.model, func.count())
+            .where(Worker.ready, Worker.drain_deadline_at.is_(None), Worker.last_seen_at > db_now() - seen)
+            .group_by(Worker.model)
+        )
+        queued = session.execute(select(Job.model, func.count()).where(claimable()).group_by(Job.model))
+        return {row[0]: row[1] for row in workers}, {row[0]: row[1] for row in queued}
+
+
+def _resource(entry: ModelEntry, workers: Mapping[str, int], queued: Mapping[str, int]) -> ModelResource:
+    return ModelResource(
+        id=entry.name,
+        title=entry.title,
+        repository=entry.repository,
+        revision=entry.revision,
+        licence=entry.licence,
+        defaults=entry.defaults,
+        limits=ModelLimits(max_pixels=entry.max_pixels, max_num_frames=entry.max_num_frames),
+        workers=workers.get(entry.name, 0),
+        queued=queued.get(entry.name, 0),
+    )

@@ -1,0 +1,200 @@
+"""Request and answer models; validation and the OpenAPI document both come from these."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from shared.jobs.resource import JobResource
+from shared.params import GenerationOptions, GenerationParams
+from shared.states import DeliveryStatus, JobStatus
+
+Item = TypeVar("Item")
+
+LabelName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+
+
+def _check_text(value: str) -> str:
+    if "\0" in value:
+        raise ValueError(f"text must not hold a NUL character, got {value[:80]!r}")
+    return value
+
+
+#: what Postgres can store.
+Text = Annotated[str, AfterValidator(_check_text)]
+LabelValue = Annotated[Text, StringConstraints(max_length=255)]
+
+
+class JobRequest(GenerationOptions):
+    """One image and the parameters of its video. All but the image may be left out."""
+
+    image_url: str | None = Field(
+        None,
+        max_length=64 * 2**20,
+        description="http(s) URL that the API fetches, or a `data:image/…;base64,` URI. Instead of `image`.",
+    )
+    input_id: str | None = Field(
+        None, description="An image uploaded before with `POST /v1/inputs`. Instead of `image`."
+    )
+    model: str | None = Field(None, max_length=100, description="Catalogue name; default: the first of /v1/models.")
+    priority: int = Field(0, ge=-100, le=100, description="Higher goes first.")
+    labels: dict[LabelName, LabelValue] = Field(
+        default_factory=dict, max_length=16, description="Your own names and values; in a form, a JSON object."
+    )
+    webhook_url: str | None = Field(
+        None, max_length=2048, description="Gets a signed POST (Standard Webhooks) when the job has ended."
+    )
+
+
+class InputRequest(BaseModel):
+    """An image for later jobs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image_url: str | None = Field(None, max_length=64 * 2**20, description="As in a job. Instead of `image`.")
+
+
+class KeyRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: Text = Field(min_length=1, max_length=100, description="For people, to tell keys apart.")
+
+
+class JobPath(BaseModel):
+    job_id: str = Field(max_length=100)
+
+
+class FramePath(JobPath):
+    number: int = Field(ge=0, description="Counts from 0.")
+
+
+class InputPath(BaseModel):
+    input_id: str = Field(max_length=100)
+
+
+class KeyPath(BaseModel):
+    key_id: str = Field(max_length=100)
+
+
+class DeliveryPath(BaseModel):
+    delivery_id: str = Field(max_length=100)
+
+
+class ModelPath(BaseModel):
+    name: str = Field(max_length=100)
+
+
+class PageQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    after: str | None = Field(None, max_length=100, description="`last_id` of the page before.")
+    limit: int = Field(20, ge=1, le=100)
+    order: Literal["asc", "desc"] = Field("desc", description="By the time of creation.")
+
+
+class JobsQuery(PageQuery):
+    status: JobStatus | None = None
+    model: Text | None = Field(None, max_length=100)
+    label: Text | None = Field(None, max_length=320, description="`NAME=VALUE` that the job must carry.")
+
+
+class WaitQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    wait: float = Field(0, ge=0, le=60, description="Seconds to wait for the job to end, before answering anyway.")
+
+
+class Page(BaseModel, Generic[Item]):
+    """A page of a list, in the envelope that clients of OpenAI's format read."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class JobPage(Page[JobResource]):
+    """A page of jobs."""
+
+
+class InputResource(BaseModel):
+    id: str
+    object: Literal["input"] = "input"
+    sha256: str = Field(description="Of the image as re-encoded and stored.")
+    size_bytes: int
+    width: int
+    height: int
+    media_type: str
+    created_at: datetime
+
+
+class KeyResource(BaseModel):
+    id: str
+    object: Literal["api_key"] = "api_key"
+    name: str
+    hint: str
+    created_at: datetime
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewKeyResource(KeyResource):
+    key: str = Field(description="The key itself. Shown this once.")
+
+
+class KeyPage(Page[KeyResource]):
+    """A page of API keys."""
+
+
+class DeliveryResource(BaseModel):
+    id: str = Field(description="The `webhook-id` of the message.")
+    object: Literal["delivery"] = "delivery"
+    job_id: str
+    event_type: str
+    url: str
+    status: DeliveryStatus
+    tries: int
+    next_try_at: datetime | None
+    last_status_code: int | None
+    last_error: str | None
+    created_at: datetime
+    ended_at: datetime | None
+
+
+class DeliveryPage(Page[DeliveryResource]):
+    """A page of webhook deliveries."""
+
+
+class ModelLimits(BaseModel):
+    max_pixels: int
+    max_num_frames: int
+
+
+class ModelResource(BaseModel):
+    id: str = Field(description="The name to give as `model`.")
+    object: Literal["model"] = "model"
+    title: str
+    repository: str | None
+    revision: str | None
+    licence: str
+    defaults: GenerationParams
+    limits: ModelLimits
+    workers: int = Field(description="Workers that have loaded it and were seen lately.")
+    queued: int = Field(description="Jobs that could start now.")
+
+
+class ModelPage(Page[ModelResource]):
+    """The catalogue."""
+
+
+class WebhookSecretResource(BaseModel):
+    object: Literal["webhook_secret"] = "webhook_secret"
+    secret: str = Field(description="`whsec_…`, for the `webhook-signature` check of Standard Webhooks.")
+    previous_secret_until: datetime | None = Field(description="Until then the secret before signs, too.")
+
+
+class HealthResource(BaseModel):
+    status: Literal["ok"] = "ok"

@@ -1,0 +1,55 @@
+"""What routes work with: built once in `create_app`, reached through the current app."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+from flask import current_app, g
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from api.streams import JobStreams
+from shared.catalogue import Catalogue
+from shared.database import Sessions, translated_errors
+from shared.doorbell import Doorbell
+from shared.objects import ObjectStore
+from shared.outbound import OutboundGuard
+from shared.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    engine: Engine
+    sessions: Sessions
+    store: ObjectStore
+    doorbell: Doorbell
+    catalogue: Catalogue
+    outbound: OutboundGuard
+    streams: JobStreams
+
+
+def services() -> Services:
+    """The current app's services."""
+    found: Services = current_app.extensions["animatic"]
+    return found
+
+
+@contextmanager
+def transaction() -> Iterator[Session]:
+    """A unit of work that commits at the end.
+
+    Raises:
+        DatabaseError: Postgres is not answering; nothing, or at worst the whole unit, has been written.
+    """
+    with translated_errors(), services().sessions.begin() as session:
+        yield session
+
+
+def current_tenant() -> UUID:
+    """Whose key the request carries; set by `api.auth`."""
+    tenant: UUID = g.tenant_id
+    return tenant
