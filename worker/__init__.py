@@ -1,0 +1,1 @@
+"""The Celery application, the generate use case, the SVD engine, media and the maintainer."""

@@ -1,0 +1,124 @@
+"""From settings and a catalogue entry to a loaded pipeline on its device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import StableVideoDiffusionPipeline
+
+from shared.catalogue import ModelEntry
+from shared.errors import StartupError
+from shared.exit_codes import ExitCode
+from shared.settings import Settings
+from worker.checkpoint import ResolvedCheckpoint
+from worker.pipeline import PipelineInfo, installed_versions
+from worker.preflight import check_device, check_model
+from worker.svd.engine import SvdPipeline
+from worker.svd.tiny import make_tiny
+
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def load_pipeline(settings: Settings, entry: ModelEntry) -> SvdPipeline:
+    """Load an SVD checkpoint that is on this machine; `tiny` is made if it is not.
+
+    Raises:
+        StartupError: files, device or memory are not as needed.
+    """
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    if settings.offload != "none" and device.type == "cpu":
+        raise StartupError(
+            f"ANIMATIC_OFFLOAD={settings.offload} moves a GPU's memory to the CPU, and the device is the CPU: "
+            "set it to none",
+            exit_code=ExitCode.CONFIG,
+        )
+    if entry.source == "tiny":
+        make_tiny(settings)
+    checkpoint = check_model(settings, entry)
+    if checkpoint is None:
+        raise StartupError(f"{entry.name} has no checkpoint to load", exit_code=ExitCode.MODEL_UNAVAILABLE)
+    pipe = _read(checkpoint, dtype)
+    _place(pipe, device, settings.offload, entry.name)
+    info = PipelineInfo(
+        model=entry.name,
+        source=entry.repository or str(Path(entry.directory or checkpoint.directory.name)),
+        revision=checkpoint.commit or checkpoint.fingerprint(),
+        engine="stock",
+        device=_device_name(device),
+        dtype=str(dtype).removeprefix("torch."),
+        offload=settings.offload,
+        num_threads=torch.get_num_threads(),
+        versions=installed_versions("torch", "diffusers", "transformers", "accelerate"),
+    )
+    return SvdPipeline(pipe, info, device)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto`: CUDA before MPS before the CPU.
+
+    Raises:
+        StartupError: it is not there.
+    """
+    check_device(name)
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise StartupError(
+            f"{name} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices: "
+            "check the driver and that torch was installed with CUDA",
+            exit_code=ExitCode.DEVICE_UNAVAILABLE,
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise StartupError("mps was asked for, but torch has none here", exit_code=ExitCode.DEVICE_UNAVAILABLE)
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name; `auto`: float16 on a GPU, float32 on the CPU, which computes float16 slowly."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.float16
+    return _DTYPES[name]
+
+
+def _read(checkpoint: ResolvedCheckpoint, dtype: torch.dtype) -> StableVideoDiffusionPipeline:
+    try:
+        pipe = StableVideoDiffusionPipeline.from_pretrained(
+            checkpoint.directory,
+            variant=checkpoint.variant,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        # Preflight saw whole files and fitting configs; what is left is weights that do not fit them.
+        raise StartupError(
+            f"{checkpoint.directory} cannot be loaded as an SVD checkpoint: {str(error).splitlines()[0]}",
+            exit_code=ExitCode.MODEL_INVALID,
+        ) from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _place(pipe: StableVideoDiffusionPipeline, device: torch.device, offload: str, name: str) -> None:
+    try:
+        if offload == "model":
+            pipe.enable_model_cpu_offload(device=device)
+        elif offload == "sequential":
+            pipe.enable_sequential_cpu_offload(device=device)
+        else:
+            pipe.to(device)
+    except torch.OutOfMemoryError as error:
+        raise StartupError(
+            f"{name} does not fit into the memory of {_device_name(device)}: set ANIMATIC_OFFLOAD to model or "
+            "sequential",
+            exit_code=ExitCode.DEVICE_UNAVAILABLE,
+        ) from error
+
+
+def _device_name(device: torch.device) -> str:
+    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else device.type
