@@ -1,0 +1,73 @@
+"""One try at a job, as it passes from stage to stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy.orm import Session
+
+from shared.database import Sessions, translated_errors
+from shared.errors import DatabaseError
+from shared.jobs.claim import Claim
+from shared.jobs.resource import job_prefix
+from shared.objects import ObjectStore
+from shared.settings import Settings
+from worker.lease import AttemptStopped, Lease, StopReason
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Services:
+    """What every attempt works with; made once per process."""
+
+    settings: Settings
+    sessions: Sessions
+    store: ObjectStore
+
+
+@dataclass
+class Attempt:
+    """A claimed job with its own lease, folder and timings: nothing of it is shared with the next attempt."""
+
+    services: Services
+    claim: Claim
+    lease: Lease
+    #: on the worker's disk; a finished result waits here while the store is down.
+    folder: Path
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def prefix(self) -> str:
+        """Where this attempt's objects go; no other attempt writes there."""
+        return f"{job_prefix(self.claim.job_id)}attempts/{self.claim.attempt}/"
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.timings_s[stage] = time.monotonic() - start
+
+    def persist(self, write: Callable[[Session], Answer]) -> Answer:
+        """Run one transaction, and again while Postgres does not answer, as long as the lease can be ours.
+
+        The statement must be fenced: if only the answer to COMMIT was lost, it is run a second time and finds nothing.
+
+        Raises:
+            AttemptStopped: the lease may be somebody else's by now.
+        """
+        pause_s = 0.2
+        while True:
+            try:
+                with translated_errors(), self.services.sessions.begin() as session:
+                    return write(session)
+            except DatabaseError:
+                if self.lease.is_lost:
+                    raise AttemptStopped(StopReason.LOST) from None
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, 2.0)

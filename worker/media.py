@@ -1,0 +1,166 @@
+"""Pixels in and out: the input image to RGB at the video's size, frames to MP4 and image files."""
+
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+from shared.errors import EncodingError, UndecodableImageError
+from shared.params import FramesFormat, GenerationParams, ResizeMode
+from shared.video import ffmpeg_executable
+from worker.pipeline import VideoFrames
+
+#: transparent pixels show what a web page would show behind them.
+BACKGROUND = (255, 255, 255)
+
+#: constant rate factor of x264: 18 is taken for visually lossless, 23 is its default.
+H264_CRF = 18
+
+_LANCZOS = PIL.Image.Resampling.LANCZOS
+
+#: what Pillow's decoders raise on broken files, beside OSError (whose subclass is UnidentifiedImageError).
+_DECODING_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    OverflowError,
+    IndexError,
+    KeyError,
+    TypeError,
+    struct.error,
+    PIL.Image.DecompressionBombError,
+)
+
+_SUFFIX = {FramesFormat.PNG: ".png", FramesFormat.JPEG: ".jpg", FramesFormat.WEBP: ".webp"}
+_SAVE_OPTIONS: dict[FramesFormat, dict[str, Any]] = {
+    FramesFormat.PNG: {"compress_level": 6},
+    # No chroma subsampling: frames are kept to be worked on.
+    FramesFormat.JPEG: {"quality": 95, "subsampling": 0},
+    FramesFormat.WEBP: {"quality": 95, "method": 4},
+}
+
+
+def prepare_image(data: bytes, params: GenerationParams) -> PIL.Image.Image:
+    """Decode an image, turn it upright, flatten it to RGB and bring it to the video's size.
+
+    Of an animation the first frame is taken. Transparency is flattened on white.
+
+    Args:
+        data: the file as it was stored.
+        params: width, height (px) and resize_mode.
+
+    Returns:
+        RGB, `params.width` × `params.height`.
+
+    Raises:
+        UndecodableImageError: Pillow cannot read the file, or not to its end.
+    """
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as opened:
+            opened.load()
+            image = flatten(PIL.ImageOps.exif_transpose(opened))
+    except _DECODING_ERRORS as error:
+        raise UndecodableImageError(f"the input cannot be read as an image: {error}") from error
+    return resize(image, params.width, params.height, params.resize_mode)
+
+
+def flatten(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Convert any of Pillow's modes to RGB: 16-bit, float, palette, CMYK, with or without alpha."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255; 65535 / 255 = 257.
+        levels = np.asarray(image).astype(np.float64) / 257
+        return _from_levels(levels)
+    if image.mode == "F":
+        levels = np.asarray(image).astype(np.float64)
+        return _from_levels(levels * 255 if levels.max(initial=0.0) <= 1.0 else levels)
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA")
+        backdrop = PIL.Image.new("RGBA", alpha.size, (*BACKGROUND, 255))
+        return PIL.Image.alpha_composite(backdrop, alpha).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_levels(levels: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> PIL.Image.Image:
+    grey = np.nan_to_num(levels).round().clip(0, 255).astype(np.uint8)
+    return PIL.Image.fromarray(grey).convert("RGB")
+
+
+def resize(image: PIL.Image.Image, width: int, height: int, mode: ResizeMode) -> PIL.Image.Image:
+    """Bring an RGB image to width × height px, with Lanczos filtering."""
+    if mode is ResizeMode.CROP:
+        return PIL.ImageOps.fit(image, (width, height), _LANCZOS)
+    if mode is ResizeMode.PAD:
+        return PIL.ImageOps.pad(image, (width, height), _LANCZOS, color=(0, 0, 0))
+    return image.resize((width, height), _LANCZOS)
+
+
+def encode_mp4(frames: VideoFrames, fps: int, path: Path) -> None:
+    """Write H.264 in yuv420p that plays everywhere, with its index in front so that it plays while it loads.
+
+    Args:
+        frames: [t h w c], RGB, even height and width.
+        fps: playback rate, frames per second.
+        path: written whole, or not at all.
+
+    Raises:
+        EncodingError: ffmpeg failed; the message ends with what it said.
+    """
+    _, height, width, _ = frames.shape
+    command = [
+        *(ffmpeg_executable(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
+        *("-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{width}x{height}", "-framerate", str(fps)),
+        *("-i", "pipe:0", "-an"),
+        # ffmpeg converts RGB with BT.601 and tags nothing, players take BT.709: the colours would shift.
+        *("-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"),
+        *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"),
+        *("-c:v", "libx264", "-preset", "medium", "-crf", str(H264_CRF), "-movflags", "+faststart"),
+        *("-f", "mp4", str(path)),
+    ]
+    try:
+        # `run` kills the child when anything is raised meanwhile, and waits for it.
+        done = subprocess.run(
+            command, input=frames.tobytes(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
+        )
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    if done.returncode != 0:
+        path.unlink(missing_ok=True)
+        said = done.stderr.decode(errors="replace").strip()[-500:]
+        raise EncodingError(f"ffmpeg ended with {done.returncode}: {said or 'no message'}")
+
+
+def encode_frames(frames: VideoFrames, frames_format: FramesFormat, directory: Path) -> list[Path]:
+    """Write each frame as `frame_0000.png` and so on.
+
+    Args:
+        frames: [t h w c], RGB.
+        frames_format: PNG is lossless; JPEG and WebP at quality 95; NONE writes nothing.
+        directory: made if it is not there.
+
+    Returns:
+        The files, in the order of the frames.
+
+    Raises:
+        EncodingError: a file cannot be written.
+    """
+    if frames_format is FramesFormat.NONE:
+        return []
+    paths = []
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for index, frame in enumerate(frames):
+            path = directory / f"frame_{index:04d}{_SUFFIX[frames_format]}"
+            PIL.Image.fromarray(frame).save(path, **_SAVE_OPTIONS[frames_format])
+            paths.append(path)
+    except OSError as error:
+        raise EncodingError(f"frame {len(paths)} cannot be written: {error}") from error
+    return paths
