@@ -1,0 +1,1 @@
+"""The `animatic` command: an HTTP client, and the whole stack on one machine."""

@@ -1,0 +1,140 @@
+"""Commands about jobs that have been submitted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cli.client import Client, path_to
+from cli.options import as_json, talks_to_api
+from cli.output import is_interactive, note, print_json, print_table, require_success, show_progress, show_time
+from shared.states import JobStatus
+
+
+@click.command(epilog="Exit code 1 if the job fails or is canceled, 5 if the timeout passes.")
+@click.argument("job")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="Give up after so many seconds.")
+@as_json
+@talks_to_api
+def watch(client: Client, job: str, timeout: float | None, as_json: bool) -> None:
+    """Show a job's progress until it ends.
+
+    \b
+    animatic watch job_0192f0c1d7a27c3e8f10aa55bb66cc77
+    """
+    from cli.follow import follow
+
+    last = show_progress(follow(client, job, timeout_s=timeout))
+    if as_json:
+        print_json(last)
+    require_success(last)
+    if not as_json:
+        click.echo(f"{last['id']} succeeded")
+
+
+@click.command("list")
+@click.option("--status", type=click.Choice([status.value for status in JobStatus]), help="Only these.")
+@click.option("--model", help="Only jobs of this model.")
+@click.option("--label", metavar="NAME=VALUE", help="Only jobs with this label.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@as_json
+@talks_to_api
+def list_jobs(
+    client: Client,
+    status: str | None,
+    model: str | None,
+    label: str | None,
+    limit: int,
+    everything: bool,
+    as_json: bool,
+) -> None:
+    """List jobs, newest first.
+
+    \b
+    animatic list --status running
+    animatic list --all --json
+    """
+    filters = {"status": status, "model": model, "label": label}
+    query = {name: value for name, value in filters.items() if value is not None}
+    jobs = list(client.pages(path_to("jobs"), query, None if everything else limit))
+    if as_json:
+        print_json({"object": "list", "data": jobs})
+        return
+    print_table(
+        ("ID", "STATUS", "MODEL", "CREATED", "LABELS"),
+        (
+            (job["id"], job["status"], job["model"], show_time(job["created_at"]), _show_labels(job["labels"]))
+            for job in jobs
+        ),
+    )
+
+
+@click.command()
+@click.argument("job")
+@as_json
+@talks_to_api
+def show(client: Client, job: str, as_json: bool) -> None:
+    """Show one job with all its parameters."""
+    found = client.get(path_to("jobs", job))
+    if as_json:
+        print_json(found)
+        return
+    for name, value in _flatten(found):
+        click.echo(f"{name}: {value}")
+
+
+@click.command()
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB…")
+@as_json
+@talks_to_api
+def cancel(client: Client, jobs: tuple[str, ...], as_json: bool) -> None:
+    """Cancel jobs. A running one stops within a denoising step.
+
+    \b
+    animatic cancel job_0192f0c1d7a27c3e8f10aa55bb66cc77
+    """
+    canceled = [client.post(f"{path_to('jobs', job)}/cancel") for job in jobs]
+    if as_json:
+        print_json({"object": "list", "data": canceled})
+        return
+    for job in canceled:
+        click.echo(f"{job['id']} {'is stopping' if job['status'] == 'running' else job['status']}")
+
+
+@click.command()
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB…")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
+@talks_to_api
+def delete(client: Client, jobs: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Delete jobs with their images and videos; running ones are canceled first.
+
+    Asks first in a terminal.
+    """
+    if not yes and is_interactive():
+        click.confirm(f"Delete {', '.join(jobs)} for good?", abort=True, err=True)
+    for job in jobs:
+        client.delete(path_to("jobs", job))
+        if not as_json:
+            note(f"{job} deleted")
+    if as_json:
+        print_json({"object": "list", "data": [{"id": job, "deleted": True} for job in jobs]})
+
+
+def _show_labels(labels: dict[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in labels.items()) or "-"
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    lines: list[tuple[str, Any]] = []
+    for name, item in value.items():
+        if isinstance(item, dict):
+            lines += _flatten(item, f"{prefix}{name}.")
+        elif isinstance(item, list):
+            for number, part in enumerate(item):
+                lines += _flatten(part if isinstance(part, dict) else {"": part}, f"{prefix}{name}[{number}].")
+        elif item is not None:
+            lines.append(((prefix + name).rstrip("."), item))
+    return lines

@@ -1,0 +1,68 @@
+"""`animatic keys`: the API keys of the tenant whose key is used."""
+
+from __future__ import annotations
+
+import click
+
+from cli.client import Client, path_to
+from cli.options import as_json, talks_to_api
+from cli.output import note, print_json, print_table, show_time
+
+
+@click.group()
+def keys() -> None:
+    """Create, list and revoke API keys."""
+
+
+@keys.command()
+@click.option("--name", required=True, help="For people, to tell keys apart.")
+@as_json
+@talks_to_api
+def create(client: Client, name: str, as_json: bool) -> None:
+    """Create a key. It is shown this once; the service keeps only its hash.
+
+    \b
+    animatic keys create --name render-farm
+    """
+    key = client.post(path_to("keys"), {"name": name})
+    if as_json:
+        print_json(key)
+        return
+    note(f"{key['id']} ({key['name']}); the key is shown this once:")
+    click.echo(key["key"])
+
+
+@keys.command("list")
+@as_json
+@talks_to_api
+def list_keys(client: Client, as_json: bool) -> None:
+    """List keys, newest first."""
+    found = list(client.pages(path_to("keys"), {}, None))
+    if as_json:
+        print_json({"object": "list", "data": found})
+        return
+    print_table(
+        ("ID", "NAME", "KEY", "CREATED", "LAST USED", "REVOKED"),
+        (
+            (
+                key["id"],
+                key["name"],
+                key.get("hint"),
+                *(show_time(key.get(at)) for at in ("created_at", "last_used_at", "revoked_at")),
+            )
+            for key in found
+        ),
+    )
+
+
+@keys.command()
+@click.argument("key")
+@as_json
+@talks_to_api
+def revoke(client: Client, key: str, as_json: bool) -> None:
+    """Revoke a key by its id (key_…). It is refused from then on."""
+    client.delete(path_to("keys", key))
+    if as_json:
+        print_json({"id": key, "revoked": True})
+    else:
+        note(f"{key} revoked")

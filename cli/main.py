@@ -1,0 +1,123 @@
+"""The `animatic` command. Each subcommand's module is imported only when it runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from shared.errors import AnimaticError, StartupError
+from shared.exit_codes import ExitCode
+
+#: name → where the command is, and its line in `--help`.
+_COMMANDS = {
+    "up": ("cli.up:up", "Run the whole service on this machine until Ctrl-C."),
+    "demo": ("cli.demo:demo", "Make a video of a photo with a service that lives only for it."),
+    "submit": ("cli.submit:submit", "Submit an image."),
+    "watch": ("cli.jobs:watch", "Show a job's progress until it ends."),
+    "list": ("cli.jobs:list_jobs", "List jobs, newest first."),
+    "show": ("cli.jobs:show", "Show one job."),
+    "download": ("cli.download:download", "Download a job's video, frames and manifest."),
+    "cancel": ("cli.jobs:cancel", "Cancel jobs."),
+    "delete": ("cli.jobs:delete", "Delete jobs and their files."),
+    "deliveries": ("cli.deliveries:deliveries", "List the webhook deliveries of a job."),
+    "redeliver": ("cli.deliveries:redeliver", "Send a webhook again."),
+    "keys": ("cli.keys:keys", "Create, list and revoke API keys."),
+    "models": ("cli.models:models", "List models, and fetch their files."),
+    "api": ("cli.servers:api", "Run the API server."),
+    "worker": ("cli.servers:worker", "Run a worker."),
+    "maintain": ("cli.servers:maintain", "Run a maintainer."),
+    "migrate": ("cli.servers:migrate", "Bring the database's tables up to date."),
+    "completion": ("cli.completion:completion", "Print a shell's completion script."),
+}
+
+_EXIT_CODES = """\b
+Exit codes:
+   0  all went well
+   1  the job failed or was canceled; the demo's video is not what was promised
+   2  the command line is wrong, or the API refused the request
+   3  the API cannot be reached or failed; a part of `up` cannot start
+   4  the API key is missing or was refused
+   5  --timeout passed
+  65  a model's files are not usable      69  a model's files cannot be fetched
+  71  the device is not there             78  a setting is wrong
+ 130  Ctrl-C                             143  SIGTERM
+"""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only to run it, and ends every failure with one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+    def main(  # type: ignore[override]  # click's overloads say the same, at more length
+        self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
+        if not standalone_mode:
+            return super().main(args, standalone_mode=False, **extra)
+        try:
+            code = super().main(args, standalone_mode=False, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()  # the help itself
+            sys.exit(ExitCode.USAGE)
+        except click.UsageError as error:
+            hint = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
+            _fail(f"{error.format_message().rstrip('.')}{hint}", ExitCode.USAGE)
+        except click.ClickException as error:
+            _fail(error.format_message(), error.exit_code)
+        except AnimaticError as error:
+            _fail(str(error), error.exit_code if isinstance(error, StartupError) else ExitCode.USAGE)
+        except click.Abort:
+            _fail("stopped", 130)
+        except BrokenPipeError:
+            # The reader, such as `head`, has left; the interpreter's last flush must not complain about it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        sys.exit(code if isinstance(code, int) else ExitCode.OK)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EXIT_CODES,
+)
+@click.version_option(package_name="animatic", message="animatic %(version)s")
+def cli() -> None:
+    """Turn still images into short videos with Stable Video Diffusion.
+
+    \b
+    animatic demo photo.jpg              make a video now, on this machine
+    animatic up                          run the service
+    animatic submit photo.jpg --wait     submit an image to it
+    animatic download job_… -o out.mp4   fetch the video
+
+    The commands find a service that `animatic up` runs on this machine by its data folder. For another one set
+    ANIMATIC_URL and ANIMATIC_API_KEY.
+    """
+
+
+def main() -> NoReturn:
+    """Entry point of the `animatic` command."""
+    cli.main(prog_name="animatic")
+    sys.exit(ExitCode.OK)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(int(code))

@@ -1,0 +1,51 @@
+"""`animatic models`: what the service offers, and fetching a model's files to this machine."""
+
+from __future__ import annotations
+
+import click
+
+from cli.client import Client, path_to
+from cli.options import as_json, talks_to_api
+from cli.output import print_json, print_table
+from cli.servers import run_module
+
+
+@click.group()
+def models() -> None:
+    """List models, and fetch their files."""
+
+
+@models.command("list")
+@as_json
+@talks_to_api
+def list_models(client: Client, as_json: bool) -> None:
+    """List the models that the service accepts."""
+    found = client.get(path_to("models"))["data"]
+    if as_json:
+        print_json({"object": "list", "data": found})
+        return
+    print_table(
+        ("NAME", "SIZE", "FRAMES", "WORKERS", "QUEUED", "TITLE"),
+        (
+            (
+                model["id"],
+                f"{model['defaults']['width']}×{model['defaults']['height']}",
+                model["defaults"]["num_frames"],
+                model["workers"],
+                model["queued"],
+                model["title"],
+            )
+            for model in found
+        ),
+    )
+
+
+@models.command()
+@click.argument("name")
+def pull(name: str) -> None:
+    """Fetch a model's files to this machine, for workers here.
+
+    \b
+    animatic models pull svd-xt
+    """
+    run_module("worker.models", "pull", name)

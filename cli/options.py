@@ -1,0 +1,42 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.place import default_data_dir, find_place
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=default_data_dir,
+    show_default="/var/lib/animatic for root, else ~/.local/share/animatic",
+    envvar="ANIMATIC_DATA_DIR",
+    show_envvar=True,
+    help="Data folder of `animatic up`.",
+)
+
+
+def talks_to_api(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say where the API is, and a connected client as its first argument."""
+
+    @functools.wraps(command)
+    def run(url: str | None, data_dir: Path, **options: Any) -> None:
+        from cli.client import Client
+
+        with Client(find_place(url, data_dir)) as client:
+            command(client, **options)
+
+    url_option = click.option(
+        "--url", envvar="ANIMATIC_URL", show_envvar=True, help="The service; default: the one on this machine."
+    )
+    decorated: Any = url_option(data_dir_option(run))
+    result: Callable[..., None] = decorated
+    return result

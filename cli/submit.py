@@ -1,0 +1,113 @@
+"""`animatic submit`: an image and its parameters become a job."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.client import Client, Fields, path_to
+from cli.follow import follow
+from cli.options import as_json, talks_to_api
+from cli.output import note, print_json, require_success, show_progress
+from cli.parameters import generation_options
+
+
+@click.command(
+    epilog="Ranges that depend on the model are checked by the API. Exit code 1 if, with --wait, the job fails."
+)
+@click.argument("image")
+@click.option("--model", help="Name from `animatic models list`; default: the service's first.")
+@generation_options
+@click.option("--priority", type=click.IntRange(-100, 100), help="Higher goes first; default 0.")
+@click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, help="Your own; repeatable.")
+@click.option("--webhook-url", metavar="URL", help="Gets a signed POST when the job has ended.")
+@click.option("--idempotency-key", metavar="KEY", help="The same key makes the job only once, for 24 hours.")
+@click.option("--wait", is_flag=True, help="Show progress until the job ends.")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="With --wait: give up after S.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Wait, and download the video to this file.",
+)
+@as_json
+@talks_to_api
+def submit(
+    client: Client,
+    image: str,
+    labels: tuple[str, ...],
+    idempotency_key: str | None,
+    wait: bool,
+    timeout: float | None,
+    output: Path | None,
+    as_json: bool,
+    **parameters: Any,
+) -> None:
+    """Submit IMAGE: a file, an http(s) URL that the service fetches, or - for standard input.
+
+    Prints the job's id.
+
+    \b
+    animatic submit photo.jpg --wait -o video.mp4
+    animatic submit photo.jpg --model svd-xt --motion-bucket-id 180 --seed 7
+    animatic submit https://example.com/photo.jpg --label shot=12
+    """
+    fields: dict[str, str | tuple[str, bytes, str]] = {
+        name: str(value) for name, value in parameters.items() if value is not None
+    }
+    if labels:
+        fields["labels"] = json.dumps(dict(_parse_label(label) for label in labels))
+    job = create_job(client, image, fields, idempotency_key)
+    for warning in job["warnings"]:
+        note(f"warning: {warning}")
+    if wait or output:
+        if not as_json:
+            note(f"{job['id']} accepted")
+        job = show_progress(follow(client, job["id"], timeout_s=timeout))
+    if as_json:
+        print_json(job)
+    else:
+        click.echo(job["id"])
+    if wait or output:
+        require_success(job)
+    if output:
+        from cli.download import download_file
+
+        download_file(client, job["result"]["video"], output)
+        note(f"video: {output}")
+
+
+def create_job(client: Client, image: str, fields: Fields, idempotency_key: str | None = None) -> dict[str, Any]:
+    """Send the request.
+
+    Args:
+        image: path, URL or `-`.
+        fields: the other fields of the form.
+    """
+    source: dict[str, str | tuple[str, bytes, str]]
+    if image.startswith(("http://", "https://", "data:")):
+        source = {"image_url": image}
+    else:
+        source = {"image": (Path(image).name, _read_image(image), "application/octet-stream")}
+    job: dict[str, Any] = client.post_form(path_to("jobs"), {**source, **fields}, idempotency_key or str(uuid.uuid4()))
+    return job
+
+
+def _read_image(path: str) -> bytes:
+    try:
+        with click.open_file(path, "rb") as file:
+            data: bytes = file.read()
+            return data
+    except OSError as error:
+        raise click.BadParameter(f"{path} cannot be read: {error.strerror}", param_hint="IMAGE") from None
+
+
+def _parse_label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise click.BadParameter(f"a label must be NAME=VALUE, got {text!r}", param_hint="--label")
+    return name, value
