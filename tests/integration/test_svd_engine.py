@@ -1,0 +1,286 @@
+"""The SVD engine with the real `tiny` checkpoint, through diffusers, on the CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from diffusers import StableVideoDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from shared.catalogue import find_entry, resolve
+from shared.errors import InvalidOutputError, OutOfMemoryError, StartupError
+from shared.exit_codes import ExitCode
+from shared.params import GenerationOptions, GenerationParams
+from shared.settings import Settings
+from shared.states import Phase
+from worker.load import load
+from worker.pipeline import VideoFrames
+from worker.preflight import check_model
+from worker.svd.engine import SvdPipeline, check_frames
+from worker.svd.loading import load_pipeline
+from worker.svd.tiny import make_tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+def params(**options: Any) -> GenerationParams:
+    chosen = {"width": 64, "height": 64, "num_frames": 4, "num_inference_steps": 3, "seed": 1, **options}
+    return resolve(GenerationOptions(**chosen), find_entry("tiny"))
+
+
+def photo(width: int = 64, height: int = 64) -> PIL.Image.Image:
+    red = np.tile(np.linspace(20, 235, width, dtype=np.uint8), (height, 1))
+    return PIL.Image.fromarray(np.dstack([red, red[:, ::-1], np.full_like(red, 60)]))
+
+
+def ignore(_phase: Phase, _step: int, _total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(model_dir=str(tmp_path_factory.mktemp("models")), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pipeline(settings: Settings) -> SvdPipeline:
+    loaded = load(settings, find_entry("tiny"))
+    assert isinstance(loaded, SvdPipeline)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def tiny(settings: Settings, pipeline: SvdPipeline) -> Path:
+    return make_tiny(settings)
+
+
+@pytest.fixture
+def copied(tiny: Path, tmp_path: Path) -> Path:
+    """The tiny checkpoint in a directory that a test may damage."""
+    return Path(shutil.copytree(tiny, tmp_path / "checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def usual(pipeline: SvdPipeline) -> VideoFrames:
+    return pipeline.generate(photo(), params(), ignore).frames
+
+
+def test_the_same_seed_gives_the_same_frames_bit_for_bit(pipeline: SvdPipeline, usual: VideoFrames) -> None:
+    assert usual.shape == (4, 64, 64, 3)
+    assert usual.dtype == np.uint8
+    assert np.array_equal(pipeline.generate(photo(), params(), ignore).frames, usual)
+
+
+@pytest.mark.parametrize(
+    "options", [{"seed": 2}, {"motion_bucket_id": 10}, {"fps": 20}, {"noise_aug_strength": 0.5}], ids=str
+)
+def test_every_condition_reaches_the_frames(pipeline: SvdPipeline, usual: VideoFrames, options: dict[str, Any]) -> None:
+    assert not np.array_equal(pipeline.generate(photo(), params(**options), ignore).frames, usual)
+
+
+def test_the_video_resembles_its_photo_and_not_another(pipeline: SvdPipeline, usual: VideoFrames) -> None:
+    distance = np.abs(usual[0].astype(int) - np.asarray(photo()).astype(int)).mean()
+    mirrored = np.abs(usual[0].astype(int) - np.asarray(photo())[:, ::-1].astype(int)).mean()
+    assert distance < 30 < mirrored
+
+
+@pytest.mark.parametrize("options", [{}, {"decode_chunk_size": 2}, {"max_guidance_scale": 3.0}], ids=str)
+def test_frames_equal_those_of_diffusers_own_pipeline(
+    tiny: Path, pipeline: SvdPipeline, options: dict[str, Any]
+) -> None:
+    chosen = params(**options)
+    stock = StableVideoDiffusionPipeline.from_pretrained(tiny)
+    levels = stock(
+        photo(),
+        **chosen.model_dump(
+            include={
+                *("width", "height", "num_frames", "num_inference_steps", "fps", "motion_bucket_id"),
+                *("noise_aug_strength", "min_guidance_scale", "max_guidance_scale", "decode_chunk_size"),
+            }
+        ),
+        generator=torch.Generator().manual_seed(chosen.seed),
+        output_type="np",
+    ).frames[0]
+    ours = pipeline.generate(photo(), chosen, ignore)
+    assert np.array_equal((levels * 255).round().astype(np.uint8), ours.frames)
+    assert ours.decode_chunk_size == chosen.decode_chunk_size
+
+
+def test_progress_counts_steps_then_frames(pipeline: SvdPipeline) -> None:
+    heard: list[tuple[Phase, int, int]] = []
+    done = pipeline.generate(photo(), params(decode_chunk_size=3), lambda *progress: heard.append(progress))
+    assert heard == [(Phase.DENOISE, step, 3) for step in range(4)] + [(Phase.DECODE, n, 4) for n in (0, 3, 4)]
+    assert set(done.timings_s) == {"encode_image", "denoise", "decode"}
+    assert all(seconds > 0 for seconds in done.timings_s.values())
+
+
+class Stop(Exception):  # noqa: N818
+    """What a canceled job raises."""
+
+
+@pytest.mark.parametrize("at", [(Phase.DENOISE, 0), (Phase.DENOISE, 2), (Phase.DECODE, 0), (Phase.DECODE, 2)])
+def test_a_stop_comes_through_within_the_step_and_the_next_job_is_as_ever(
+    pipeline: SvdPipeline, usual: VideoFrames, at: tuple[Phase, int]
+) -> None:
+    heard = []
+
+    def stop(phase: Phase, step: int, _total: int) -> None:
+        heard.append((phase, step))
+        if (phase, step) == at:
+            raise Stop
+
+    with pytest.raises(Stop):
+        pipeline.generate(photo(), params(decode_chunk_size=2), stop)
+    assert heard[-1] == at
+    assert np.array_equal(pipeline.generate(photo(), params(), ignore).frames, usual)
+
+
+def run_out_of_memory(part: torch.nn.Module, above: int) -> Any:
+    """Let a part of the model fail as a full device does, on batches larger than `above`."""
+
+    def fail(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].shape[0] > above:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    return part.register_forward_pre_hook(fail)
+
+
+def test_out_of_memory_in_decode_halves_the_chunk_and_says_so(pipeline: SvdPipeline) -> None:
+    expected = pipeline.generate(photo(), params(decode_chunk_size=1), ignore)
+    with run_out_of_memory(pipeline.pipe.vae.decoder, above=1):
+        backed_off = pipeline.generate(photo(), params(decode_chunk_size=4), ignore)
+    assert backed_off.decode_chunk_size == 1
+    assert np.array_equal(backed_off.frames, expected.frames)
+
+
+def test_out_of_memory_frame_by_frame_is_retryable_and_the_pipeline_lives(
+    pipeline: SvdPipeline, usual: VideoFrames
+) -> None:
+    with run_out_of_memory(pipeline.pipe.vae.decoder, above=0), pytest.raises(OutOfMemoryError, match="frame by frame"):
+        pipeline.generate(photo(), params(), ignore)
+    with run_out_of_memory(pipeline.pipe.unet, above=0), pytest.raises(OutOfMemoryError, match="denoising") as caught:
+        pipeline.generate(photo(), params(), ignore)
+    assert caught.value.retryable
+    assert np.array_equal(pipeline.generate(photo(), params(), ignore).frames, usual)
+
+
+def spoil(checkpoint: Path, component: str, value: float) -> None:
+    path = checkpoint / component / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    name = "conv_out.weight" if component == "unet" else "decoder.conv_out.weight"
+    save_file({**weights, name: torch.full_like(weights[name], value)}, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("component", "value", "said"),
+    [("unet", float("nan"), "NaN"), ("vae", float("nan"), "NaN"), ("vae", 0.0, "constant")],
+)
+def test_a_model_that_gives_no_picture_is_an_error(
+    copied: Path, settings: Settings, component: str, value: float, said: str
+) -> None:
+    spoil(copied, component, value)
+    broken = load(settings, find_entry(f"broken={copied}"))
+    with pytest.raises(InvalidOutputError, match=said):
+        broken.generate(photo(), params(), ignore)
+
+
+def test_one_black_frame_is_an_error(usual: VideoFrames) -> None:
+    frames = usual.copy()
+    frames[2] = 1
+    check_frames(usual)
+    with pytest.raises(InvalidOutputError, match="frame 2 is black"):
+        check_frames(frames)
+
+
+def test_the_checkpoint_is_made_the_same_by_racing_processes(tmp_path: Path, tiny: Path) -> None:
+    script = (
+        "from pathlib import Path\n"
+        "from shared.settings import Settings\n"
+        "from worker.svd.tiny import make_tiny\n"
+        f"print(make_tiny(Settings(model_dir={str(tmp_path)!r})))\n"
+    )
+    racing = [
+        subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    answers = {process.communicate(timeout=120)[0].strip() for process in racing}
+    assert [process.returncode for process in racing] == [0, 0]
+    assert answers == {str(tmp_path / tiny.name)}
+    assert [path.name for path in tmp_path.iterdir()] == [tiny.name]
+    assert checksums(tmp_path / tiny.name) == checksums(tiny)
+
+
+def checksums(directory: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StartupError, match="ANIMATIC_MODEL_DIR"):
+        make_tiny(Settings(model_dir=str(tmp_path / "file")))
+
+
+def test_the_info_names_weights_versions_and_device(pipeline: SvdPipeline) -> None:
+    info = pipeline.info
+    assert (info.model, info.engine, info.device, info.dtype, info.offload) == (
+        "tiny",
+        "stock",
+        "cpu",
+        "float32",
+        "none",
+    )
+    assert info.revision.startswith("sha256:")
+    assert {"python", "torch", "diffusers", "transformers", "accelerate"} <= set(info.versions)
+
+
+def test_a_directory_with_only_fp16_files_loads(tiny: Path, tmp_path: Path, settings: Settings) -> None:
+    stock = StableVideoDiffusionPipeline.from_pretrained(tiny, dtype=torch.float16)
+    stock.save_pretrained(tmp_path, variant="fp16")
+    assert not list(tmp_path.rglob("model.safetensors"))
+    loaded = load(settings, find_entry(f"half={tmp_path}"))
+    assert loaded.info.dtype == "float32"
+    assert loaded.generate(photo(), params(), ignore).frames.shape == (4, 64, 64, 3)
+
+
+def test_a_truncated_checkpoint_is_refused_before_loading(copied: Path, settings: Settings) -> None:
+    weights = copied / "unet" / "diffusion_pytorch_model.safetensors"
+    os.truncate(weights, weights.stat().st_size - 1000)
+    for check in (check_model, load_pipeline):
+        with pytest.raises(StartupError, match="truncated") as caught:
+            check(settings, find_entry(f"cut={copied}"))
+        assert caught.value.exit_code == ExitCode.MODEL_INVALID
+
+
+def test_weights_that_do_not_fit_their_config_are_one_sentence(copied: Path, settings: Settings) -> None:
+    config = copied / "unet" / "config.json"
+    config.write_text(config.read_text().replace('"layers_per_block": 1', '"layers_per_block": 2'))
+    with pytest.raises(StartupError, match="cannot be loaded") as caught:
+        load(settings, find_entry(f"odd={copied}"))
+    assert caught.value.exit_code == ExitCode.MODEL_INVALID
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("offload", ["model", "sequential"])
+def test_offload_without_a_gpu_is_a_setting_error(offload: str, settings: Settings) -> None:
+    with pytest.raises(StartupError, match="ANIMATIC_OFFLOAD") as caught:
+        load(settings.model_copy(update={"offload": offload}), find_entry("tiny"))
+    assert caught.value.exit_code == ExitCode.CONFIG
+
+
+def test_bfloat16_generates_too(settings: Settings) -> None:
+    loaded = load(settings.model_copy(update={"dtype": "bfloat16"}), find_entry("tiny"))
+    assert loaded.info.dtype == "bfloat16"
+    assert loaded.generate(photo(), params(num_inference_steps=1), ignore).frames.std() > 1

@@ -1,0 +1,219 @@
+"""`animatic up` and `animatic demo` as a user runs them: real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from PIL import Image
+
+from cli.engines import free_port
+from shared.exit_codes import ExitCode
+from shared.video import probe_mp4
+
+READY_LIMIT_S = 180.0
+
+
+class Up:
+    """`animatic up` on one data folder, with the test double as its model."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+
+    def start(self) -> dict[str, str]:
+        argv = ["up", "--port", str(self.port), "--data-dir", str(self.folder), "--json", "--model", "double"]
+        self.process = subprocess.Popen(
+            animatic(*argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        )
+        # Ready is when it has printed; or it has ended, and its standard error says why.
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        text = ""
+        for line in self.process.stdout:
+            text += line
+            if line == "}\n":
+                break
+        assert text, self.process.stderr.read()
+        self.family = psutil.Process(self.process.pid).children(recursive=True)
+        ready: dict[str, str] = json.loads(text)
+        return ready
+
+    def end(self, number: signal.Signals) -> int:
+        self.family = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(number)
+        self.process.communicate(timeout=60)
+        return self.process.returncode
+
+    def cli(self, *arguments: str) -> Any:
+        done = subprocess.run(
+            [*animatic(*arguments), "--data-dir", str(self.folder), "--json"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(),
+            timeout=READY_LIMIT_S,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that other users may pass, unlike pytest's own."""
+    path = Path(tempfile.mkdtemp(prefix="up-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def up(folder: Path) -> Iterator[Up]:
+    running = Up(folder / "data")
+    yield running
+    if running.process.poll() is None:
+        running.end(signal.SIGKILL)
+    wait_until(lambda: not alive(running.family), 30)
+
+
+@pytest.fixture
+def photo(folder: Path) -> Path:
+    path = folder / "photo.png"
+    Image.linear_gradient("L").resize((320, 160)).convert("RGB").save(path)
+    return path
+
+
+def test_a_job_that_kill_9_of_up_interrupts_finishes_after_the_next_start(up: Up, photo: Path, folder: Path) -> None:
+    ready = up.start()
+    key_file = up.folder / "api-key"
+    assert key_file.read_text().strip() == ready["api_key"]
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    job = up.cli("submit", str(photo), "--num-inference-steps", "100")
+    wait_until(lambda: up.cli("show", job["id"])["status"] == "running", 60)
+
+    up.end(signal.SIGKILL)
+    wait_until(lambda: not alive(up.family), 30)
+
+    assert up.start() == ready
+    done = up.cli("watch", job["id"])
+    assert (done["status"], done["attempt"]) == ("succeeded", 2)
+    written = up.cli("download", job["id"], "-o", str(folder / "out.mp4"))
+    video = probe_mp4(Path(written["video"]))
+    assert (video.num_frames, video.width, video.height) == (14, 256, 128)
+
+    assert up.end(signal.SIGINT) == 130
+    assert not alive(up.family)
+
+
+def test_a_second_up_on_the_same_data_is_refused(up: Up) -> None:
+    up.start()
+    done = run("up", "--port", "0", "--data-dir", str(up.folder))
+    assert done.returncode == ExitCode.UNAVAILABLE
+    assert f"another `animatic up` (pid {up.process.pid}) runs on {up.folder}" in done.stderr
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_starts(folder: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        done = run("up", "--port", str(port), "--data-dir", str(folder / "data"))
+    assert done.returncode == ExitCode.UNAVAILABLE
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr
+    assert "starting" not in done.stderr
+
+
+def test_a_worker_that_cannot_start_ends_up_with_its_sentence_and_code(folder: Path) -> None:
+    done = run("up", "--port", "0", "--data-dir", str(folder / "data"), "--model", str(folder / "no-model"))
+    assert done.returncode == ExitCode.MODEL_UNAVAILABLE
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert str(folder / "no-model") in last
+
+
+def test_a_crashed_server_is_started_again(up: Up) -> None:
+    up.start()
+    maintainer = next(process for process in up.family if "worker.maintain" in process.cmdline())
+    maintainer.kill()
+
+    def is_back() -> bool:
+        family = alive(psutil.Process(up.process.pid).children(recursive=True))
+        return any("worker.maintain" in process.cmdline() for process in family if process != maintainer)
+
+    wait_until(is_back, 15)
+    assert up.end(signal.SIGTERM) == 143
+
+
+def test_the_end_of_an_engine_ends_everything_with_a_sentence(up: Up) -> None:
+    up.start()
+    redis = next(process for process in up.family if process.name() in ("redis-server", "valkey-server"))
+    redis.kill()
+    _, errors = up.process.communicate(timeout=60)
+    assert up.process.returncode == ExitCode.UNAVAILABLE
+    assert "error: Redis ended unexpectedly, by signal 9" in errors
+    assert not alive(up.family)
+
+
+def test_demo_leaves_a_playable_video_and_nothing_else(photo: Path, folder: Path) -> None:
+    output = folder / "demo.mp4"
+    done = run("demo", str(photo), "-o", str(output))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"video: {output}"
+    assert "webhook received and verified" in done.stderr
+    video = probe_mp4(output)
+    assert (video.num_frames, video.width, video.height) == (14, 256, 128)
+    assert sorted(path.name for path in folder.iterdir()) == ["demo.mp4", "photo.png"]
+
+
+def test_demo_of_what_is_no_image_says_so(folder: Path) -> None:
+    (folder / "no-photo.jpg").write_text("hello")
+    done = run("demo", str(folder / "no-photo.jpg"), "-o", str(folder / "demo.mp4"))
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert not (folder / "demo.mp4").exists()
+
+
+def animatic(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "cli", *arguments]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        animatic(*arguments), check=False, capture_output=True, text=True, env=environment(), timeout=READY_LIMIT_S
+    )
+
+
+def environment() -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ANIMATIC_")}
+    # A lost attempt should not take half a minute to be noticed here.
+    return {**clean, "ANIMATIC_HEARTBEAT_S": "1", "ANIMATIC_LEASE_S": "5", "ANIMATIC_MAINTAIN_INTERVAL_S": "1"}
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    # A zombie has ended; in a container nobody may be there to collect it.
+    def is_alive(process: psutil.Process) -> bool:
+        try:
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    return [process for process in processes if is_alive(process)]
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
