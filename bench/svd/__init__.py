@@ -1,0 +1,1 @@
+"""How fast the SVD engine is, and how exact, beside diffusers' own pipeline."""

@@ -1,0 +1,89 @@
+"""A convolution over three frames at each pixel, as one matrix product that reads each frame where it lies."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+try:
+    import triton
+    import triton.language as tl
+    from triton.tools.tensor_descriptor import TensorDescriptor
+except ImportError:  # torch for the CPU comes without it
+    triton = None
+
+_BLOCK_M, _BLOCK_K = 128, 64
+#: below so many pixels, cuDNN's convolution is no slower.
+_PIXELS_MIN = 1024
+
+
+def time_convolution_reference(x: Tensor, weight: Tensor) -> Tensor:
+    """What `time_convolution` computes, by cuDNN: a picture whose rows are frames, [b c t s]."""
+    kernel = weight.permute(0, 2, 1)[..., None]
+    return F.conv2d(x.permute(0, 3, 1, 2), kernel, padding=(1, 0)).permute(0, 2, 3, 1).contiguous()
+
+
+@torch.library.custom_op("animatic::time_convolution", mutates_args=())
+def time_convolution(x: Tensor, weight: Tensor) -> Tensor:
+    """Sum over k of x[t + k − 1] weight[k]ᵀ, with zeros before the first frame and after the last.
+
+    Args:
+        x: [b t s i], contiguous.
+        weight: [o 3 i], contiguous.
+
+    Returns:
+        [b t s o].
+    """
+    batch, frames, pixels, channels = x.shape
+    outputs = weight.shape[0]
+    if (
+        x.device.type != "cuda"
+        or x.dtype != torch.float16
+        or pixels < _PIXELS_MIN
+        or channels % _BLOCK_K
+        or outputs % 64
+        or torch.cuda.get_device_capability()[0] < 9
+    ):
+        return time_convolution_reference(x, weight)
+    block_n, stages = (128, 3) if outputs % 128 == 0 else (64, 4)
+    out = x.new_empty(batch, frames, pixels, outputs)
+    _time_convolution_kernel[(batch * frames * triton.cdiv(pixels, _BLOCK_M) * (outputs // block_n),)](
+        TensorDescriptor.from_tensor(x.contiguous().flatten(0, 1), [1, _BLOCK_M, _BLOCK_K]),
+        TensorDescriptor.from_tensor(weight.flatten(1), [block_n, _BLOCK_K]),
+        TensorDescriptor.from_tensor(out.flatten(0, 1), [1, _BLOCK_M, block_n]),
+        frames, pixels, channels, outputs,
+        BLOCK_M=_BLOCK_M, BLOCK_N=block_n, BLOCK_K=_BLOCK_K, num_warps=4, num_stages=stages,
+    )  # fmt: skip
+    return out
+
+
+@time_convolution.register_fake
+def _(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:3], weight.shape[0])
+
+
+if triton is not None:
+
+    @triton.jit
+    def _time_convolution_kernel(
+        x, weight, out, frames, pixels, channels, outputs,
+        BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    ):  # fmt: skip
+        """One tile of pixels of one frame; x, weight and out are descriptors, and pixels past the end read as zero."""
+        tiles_n = outputs // BLOCK_N
+        column = tl.program_id(0) % tiles_n * BLOCK_N
+        tiles_m = tl.cdiv(pixels, BLOCK_M)
+        pixel = tl.program_id(0) // tiles_n % tiles_m * BLOCK_M
+        frame = tl.program_id(0) // tiles_n // tiles_m
+        # The first frame has none before it, the last none behind it.
+        first = tl.where(frame % frames == 0, 1, 0)
+        last = tl.where(frame % frames == frames - 1, 1, 2)
+        steps = channels // BLOCK_K
+        result = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        for step in range(first * steps, (last + 1) * steps):
+            shift = step // steps
+            inner = step % steps * BLOCK_K
+            tile = x.load([frame + shift - 1, pixel, inner]).reshape(BLOCK_M, BLOCK_K)
+            result = tl.dot(tile, weight.load([column, shift * channels + inner]).T, result)
+        out.store([frame, pixel, column], result.to(tl.float16).reshape(1, BLOCK_M, BLOCK_N))

@@ -1,0 +1,208 @@
+"""From a photo to the levels of a video, over diffusers' modules: encode, denoise, decode.
+
+The arithmetic is that of diffusers' `StableVideoDiffusionPipeline.__call__`, step by step, with three differences that
+lower the error: latents stay in float32 between steps, guidance is applied in float32, and the VAE's encoder is kept in
+float32 rather than flipped there and back. Shapes: b branches of guidance (2, or 1 without it), t frames, c channels,
+h × w pixels or latents.
+
+Source: Blattmann et al. 2023 (arXiv:2311.15127); Karras et al. 2022 (arXiv:2206.00364), algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import PIL.Image
+import torch
+from diffusers import StableVideoDiffusionPipeline
+from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from shared.params import GenerationParams
+from worker.svd.rewrites.attention import CollapsedCrossAttention
+from worker.svd.rewrites.time import CachedFrameEmbedding
+
+#: what CLIP sees, pixels.
+_CLIP_SIZE = (224, 224)
+
+OnStep = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """All that the denoising of one job depends on."""
+
+    #: [b 1 c] of the image encoder; zeros for the branch without condition, which comes first.
+    embedding: Tensor
+    #: [b t c h w] of the noised photo, the same for each frame; zeros likewise.
+    image_latents: Tensor
+    #: [b 3]: fps − 1, motion bucket, noise augmentation.
+    time_ids: Tensor
+    #: [1 t c h w] of unit variance.
+    noise: Tensor
+    #: [1 t 1 1 1], rising from the first frame to the last; None without guidance.
+    guidance_scale: Tensor | None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Noise levels from high to low, and what the network is told of each."""
+
+    #: [steps + 1] in float32 on the CPU, so that reading one waits for nothing; the last one is 0.
+    sigmas: Tensor
+    #: [steps] on the device: log(σ) / 4 in SVD.
+    timesteps: Tensor
+    #: standard deviation that the first latents need.
+    initial_sigma: float
+
+
+def keep_encoder_in_float32(pipe: StableVideoDiffusionPipeline) -> None:
+    """Hold the half of the VAE that overflows in float16 in float32, where diffusers flips all of it for each job."""
+    if pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast:
+        pipe.vae.encoder.float()
+        pipe.vae.quant_conv.float()
+
+
+def make_schedule(pipe: StableVideoDiffusionPipeline, num_steps: int, device: torch.device) -> Schedule:
+    """The scheduler's noise levels, read once so that no step has to ask it (which synchronizes)."""
+    pipe.scheduler.set_timesteps(num_steps, device=device)
+    return Schedule(
+        sigmas=pipe.scheduler.sigmas.cpu(),
+        timesteps=pipe.scheduler.timesteps,
+        initial_sigma=float(pipe.scheduler.init_noise_sigma),
+    )
+
+
+@torch.no_grad()
+def encode(
+    pipe: StableVideoDiffusionPipeline, image: PIL.Image.Image, params: GenerationParams, device: torch.device
+) -> Conditioning:
+    """Embed the photo, encode its noised copy, and draw the noise to begin with.
+
+    Args:
+        image: RGB, `params.width` × `params.height`.
+    """
+    # On the CPU, whatever the device: CUDA's and the CPU's generators give different noise for one seed.
+    generator = torch.Generator("cpu").manual_seed(params.seed)
+    guided = params.max_guidance_scale > 1
+    embedding = embed_image(pipe, image, device)
+    dtype = embedding.dtype
+
+    pixels = pipe.video_processor.preprocess(image, height=params.height, width=params.width)
+    noise = randn_tensor(pixels.shape, generator=generator, dtype=pixels.dtype)
+    noised = (pixels + params.noise_aug_strength * noise).to(device, pipe.vae.quant_conv.weight.dtype)
+    mean, _ = pipe.vae.quant_conv(pipe.vae.encoder(noised)).chunk(2, dim=1)
+    image_latents = mean.to(dtype)[:, None].repeat(1, params.num_frames, 1, 1, 1)
+
+    # Of the model's precision, as diffusers draws it: another one gives other noise.
+    start = randn_tensor(image_latents.shape, generator=generator, device=device, dtype=dtype)
+    time_ids = torch.tensor([[params.fps - 1, params.motion_bucket_id, params.noise_aug_strength]], dtype=dtype)
+    scale = torch.linspace(params.min_guidance_scale, params.max_guidance_scale, params.num_frames)
+    return Conditioning(
+        embedding=_with_empty(embedding) if guided else embedding,
+        image_latents=_with_empty(image_latents) if guided else image_latents,
+        time_ids=time_ids.repeat(2 if guided else 1, 1).to(device),
+        noise=start,
+        guidance_scale=scale.to(device)[None, :, None, None, None] if guided else None,
+    )
+
+
+def embed_image(pipe: StableVideoDiffusionPipeline, image: PIL.Image.Image, device: torch.device) -> Tensor:
+    """CLIP's embedding, [1 1 c]; resized on the device, where diffusers keeps the CPU busy and the GPU waiting."""
+    pixels = pipe.video_processor.numpy_to_pt(pipe.video_processor.pil_to_numpy(image)).to(device)
+    small = (_resize_with_antialiasing(pixels * 2.0 - 1.0, _CLIP_SIZE) + 1.0) / 2.0
+    extractor = pipe.feature_extractor
+    mean = small.new_tensor(extractor.image_mean)[:, None, None]
+    std = small.new_tensor(extractor.image_std)[:, None, None]
+    embedding: Tensor = pipe.image_encoder(((small - mean) / std).to(pipe.image_encoder.dtype)).image_embeds
+    return embedding[:, None]
+
+
+def set_job_constants(unet: torch.nn.Module, conditioning: Conditioning) -> None:
+    """Compute what the rewritten layers keep for a whole job."""
+    num_frames = conditioning.noise.shape[1]
+    numbers = torch.arange(num_frames, device=conditioning.noise.device)
+    for module in unet.modules():
+        if isinstance(module, CollapsedCrossAttention):
+            module.set_context(conditioning.embedding)
+        for child in module.children():
+            if isinstance(child, CachedFrameEmbedding):
+                child.set_frames(module.time_proj(numbers).to(conditioning.noise.dtype))
+
+
+@torch.no_grad()
+def denoise(unet: torch.nn.Module, conditioning: Conditioning, schedule: Schedule, on_step: OnStep) -> Tensor:
+    """Euler's method from noise to latents; nothing in the loop waits for the device.
+
+    Args:
+        on_step: called behind each step's launch, with the number of steps launched, from 1.
+
+    Returns:
+        [1 t c h w], in float32 at least; scaled as the UNet has them.
+    """
+    set_job_constants(unet, conditioning)
+    dtype = conditioning.noise.dtype
+    latents = conditioning.noise.to(torch.promote_types(dtype, torch.float32)) * schedule.initial_sigma
+    for step, (sigma, next_sigma) in enumerate(pairwise(schedule.sigmas.unbind())):
+        scaled = (latents / (sigma**2 + 1) ** 0.5).to(dtype)
+        prediction = predict(unet, scaled, schedule.timesteps[step], conditioning)
+        latents = euler_step(latents, prediction, sigma, next_sigma)
+        on_step(step + 1)
+    return latents
+
+
+def predict(unet: torch.nn.Module, scaled: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    """The network's prediction with guidance applied, [1 t c h w], in float32 at least."""
+    branches = conditioning.image_latents.shape[0]
+    model_input = torch.cat([scaled.expand(branches, -1, -1, -1, -1), conditioning.image_latents], dim=2)
+    (output,) = unet(
+        model_input,
+        timestep,
+        encoder_hidden_states=conditioning.embedding,
+        added_time_ids=conditioning.time_ids,
+        return_dict=False,
+    )
+    output = output.to(torch.promote_types(output.dtype, torch.float32))
+    return output if conditioning.guidance_scale is None else guide(output, conditioning.guidance_scale)
+
+
+def guide(output: Tensor, scale: Tensor) -> Tensor:
+    """Classifier-free guidance: away from the unconditional branch, by frame.
+
+    Source: Ho & Salimans 2022 (arXiv:2207.12598), equation 6; the scale that rises over the frames, arXiv:2311.15127.
+    """
+    without, conditioned = output.chunk(2)
+    return without + scale * (conditioned - without)
+
+
+def euler_step(latents: Tensor, prediction: Tensor, sigma: Tensor, next_sigma: Tensor) -> Tensor:
+    """One step of Euler's method for a v-prediction.
+
+    Source: Karras et al. 2022 (arXiv:2206.00364), algorithm 1 with S_churn = 0; c_skip and c_out as in table 1 with
+    σ_data = 1; Salimans & Ho 2022 (arXiv:2202.00512), appendix D.
+    """
+    # In float32 even where the model is float64, as diffusers' scheduler has it.
+    sample = latents.to(torch.float32)
+    denoised = prediction * (-sigma / (sigma**2 + 1) ** 0.5) + sample / (sigma**2 + 1)
+    return sample + (sample - denoised) / sigma * (next_sigma - sigma)
+
+
+@torch.no_grad()
+def decode(vae: Any, latents: Tensor) -> Tensor:
+    """[1 t c h w] of the UNet's scale → [t c h w], about −1 to 1; frames decoded together share their norms."""
+    scaled = (1 / vae.config.scaling_factor * latents).to(vae.decoder.conv_in.weight.dtype)
+    video: Tensor = vae.decode(scaled.flatten(0, 1), num_frames=scaled.shape[1]).sample
+    return video
+
+
+def to_levels(video: Tensor) -> Tensor:
+    """[t c h w], −1 to 1 → [t h w c], 0 to 255 as uint8: rounded as diffusers rounds for PIL, but on the device."""
+    return ((video.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def _with_empty(condition: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(condition), condition])
