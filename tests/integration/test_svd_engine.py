@@ -27,7 +27,7 @@ from worker.load import load
 from worker.pipeline import VideoFrames
 from worker.preflight import check_model
 from worker.svd.engine import SvdPipeline, check_frames
-from worker.svd.loading import load_pipeline
+from worker.svd.loading import choose_engine, load_pipeline
 from worker.svd.tiny import make_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -157,7 +157,7 @@ def run_out_of_memory(part: torch.nn.Module, above: int) -> Any:
 
 def test_out_of_memory_in_decode_halves_the_chunk_and_says_so(pipeline: SvdPipeline) -> None:
     expected = pipeline.generate(photo(), params(decode_chunk_size=1), ignore)
-    with run_out_of_memory(pipeline.pipe.vae.decoder, above=1):
+    with run_out_of_memory(pipeline.engine.pipe.vae.decoder, above=1):
         backed_off = pipeline.generate(photo(), params(decode_chunk_size=4), ignore)
     assert backed_off.decode_chunk_size == 1
     assert np.array_equal(backed_off.frames, expected.frames)
@@ -166,9 +166,15 @@ def test_out_of_memory_in_decode_halves_the_chunk_and_says_so(pipeline: SvdPipel
 def test_out_of_memory_frame_by_frame_is_retryable_and_the_pipeline_lives(
     pipeline: SvdPipeline, usual: VideoFrames
 ) -> None:
-    with run_out_of_memory(pipeline.pipe.vae.decoder, above=0), pytest.raises(OutOfMemoryError, match="frame by frame"):
+    with (
+        run_out_of_memory(pipeline.engine.pipe.vae.decoder, above=0),
+        pytest.raises(OutOfMemoryError, match="frame by frame"),
+    ):
         pipeline.generate(photo(), params(), ignore)
-    with run_out_of_memory(pipeline.pipe.unet, above=0), pytest.raises(OutOfMemoryError, match="denoising") as caught:
+    with (
+        run_out_of_memory(pipeline.engine.pipe.unet, above=0),
+        pytest.raises(OutOfMemoryError, match="denoising") as caught,
+    ):
         pipeline.generate(photo(), params(), ignore)
     assert caught.value.retryable
     assert np.array_equal(pipeline.generate(photo(), params(), ignore).frames, usual)
@@ -278,6 +284,42 @@ def test_offload_without_a_gpu_is_a_setting_error(offload: str, settings: Settin
     with pytest.raises(StartupError, match="ANIMATIC_OFFLOAD") as caught:
         load(settings.model_copy(update={"offload": offload}), find_entry("tiny"))
     assert caught.value.exit_code == ExitCode.CONFIG
+
+
+def test_the_exact_engine_serves_on_the_cpu_too(settings: Settings, usual: VideoFrames) -> None:
+    exact = load(settings.model_copy(update={"engine": "exact"}), find_entry("tiny"))
+    assert exact.info.engine == "exact"
+    frames = exact.generate(photo(), params(), ignore).frames
+    assert np.abs(frames.astype(int) - usual.astype(int)).max() <= 1
+    assert np.array_equal(exact.generate(photo(), params(), ignore).frames, frames)
+
+
+def test_the_exact_engine_stops_and_backs_off_as_stock_does(settings: Settings) -> None:
+    exact = load(settings.model_copy(update={"engine": "exact"}), find_entry("tiny"))
+    assert isinstance(exact, SvdPipeline)
+    expected = exact.generate(photo(), params(decode_chunk_size=1), ignore)
+
+    def stop(phase: Phase, step: int, _total: int) -> None:
+        if (phase, step) == (Phase.DENOISE, 2):
+            raise Stop
+
+    with pytest.raises(Stop):
+        exact.generate(photo(), params(), stop)
+    with run_out_of_memory(exact.engine.pipe.vae.decoder, above=1):
+        exact.warm_up(params())
+        backed_off = exact.generate(photo(), params(decode_chunk_size=4), ignore)
+    assert backed_off.decode_chunk_size == 1
+    assert np.array_equal(backed_off.frames, expected.frames)
+
+
+def test_exact_and_offload_do_not_go_together(settings: Settings) -> None:
+    wrong = settings.model_copy(update={"engine": "exact", "offload": "model"})
+    with pytest.raises(StartupError, match="ANIMATIC_ENGINE=stock") as caught:
+        choose_engine(wrong, torch.device("cuda"))
+    assert caught.value.exit_code == ExitCode.CONFIG
+    assert choose_engine(settings.model_copy(update={"offload": "model"}), torch.device("cuda")) == "stock"
+    assert choose_engine(settings, torch.device("cuda")) == "exact"
+    assert choose_engine(settings, torch.device("cpu")) == "stock"
 
 
 def test_bfloat16_generates_too(settings: Settings) -> None:

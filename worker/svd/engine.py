@@ -1,24 +1,27 @@
-"""The stock engine: diffusers' pipeline, unmodified, with cancellation, out-of-memory back-off and output checks."""
+"""A loaded SVD pipeline as the worker sees it: stages in order, out-of-memory back-off, and output checks.
+
+How a stage is computed is the engine tier's: `stock`, or `exact`, which is the default on CUDA.
+"""
 
 from __future__ import annotations
 
 import gc
-import time
+import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import PIL.Image
 import torch
-from diffusers import StableVideoDiffusionPipeline
+from torch import Tensor
 
 from shared.errors import InvalidOutputError, OutOfMemoryError
 from shared.params import GenerationParams
 from shared.states import Phase
 from worker.pipeline import Generation, PipelineInfo, Progress, VideoFrames
+from worker.svd.stopwatch import Stopwatch
 
 #: a frame whose levels span no more than this shows nothing.
 _CONSTANT_SPAN = 2
@@ -33,36 +36,54 @@ _OUT_OF_MEMORY_TEXTS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
 
+log = logging.getLogger(__name__)
+
 
 class _DecodeOutOfMemoryError(Exception):
     """Memory ran out in the VAE's decoder, where a smaller chunk may help."""
 
 
-@dataclass
-class _Stopwatch:
-    """Seconds by stage."""
+class SvdEngine(Protocol):
+    """The stages of one tier, over a loaded pipeline."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
-    _last: float = field(default_factory=time.monotonic)
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
 
-    def lap(self, stage: str) -> None:
-        now = time.monotonic()
-        self.seconds[stage] = now - self._last
-        self._last = now
+    def denoise(
+        self, image: PIL.Image.Image, params: GenerationParams, on_step: Callable[[int], None], watch: Stopwatch
+    ) -> Tensor:
+        """Encode the image and denoise; laps `encode_image` on the way.
+
+        Args:
+            image: RGB, `params.width` × `params.height`.
+            on_step: called with the number of steps that are done, on the device too; may raise.
+
+        Returns:
+            [1 t c h w], as the UNet scales them.
+        """
+
+    def decode(self, latents: Tensor) -> VideoFrames:
+        """Decode frames together: [1 t c h w] → [t h w c].
+
+        Raises:
+            InvalidOutputError: they hold NaN or infinity.
+        """
+
+    def free(self) -> None:
+        """Leave the pipeline as it was before the job, whatever happened in it."""
 
 
 class SvdPipeline:
-    """A loaded `StableVideoDiffusionPipeline`; one job at a time."""
+    """A loaded model; one job at a time."""
 
-    def __init__(self, pipe: StableVideoDiffusionPipeline, info: PipelineInfo, device: torch.device) -> None:
-        self.pipe = pipe
+    def __init__(self, engine: SvdEngine, info: PipelineInfo) -> None:
+        self.engine = engine
         self.info = info
-        self._device = device
-        self._vae_dtype = pipe.vae.dtype
 
     def generate(self, image: PIL.Image.Image, params: GenerationParams, on_progress: Progress) -> Generation:
         """See `VideoPipeline.generate`."""
-        watch = _Stopwatch()
+        watch = Stopwatch()
         try:
             with _translated_out_of_memory("denoising"):
                 latents = self._denoise(image, params, on_progress, watch)
@@ -80,51 +101,34 @@ class SvdPipeline:
         check_frames(frames)
         return Generation(frames=frames, decode_chunk_size=chunk_size, timings_s=watch.seconds)
 
-    def _denoise(
-        self, image: PIL.Image.Image, params: GenerationParams, on_progress: Progress, watch: _Stopwatch
-    ) -> torch.Tensor:
-        """Encode the image and denoise; returns scaled latents, [b t c h w] with b = 1."""
+    def warm_up(self, params: GenerationParams) -> None:
+        """Run once, so that what is compiled or tuned at its first use is ready before the first job.
 
-        def on_step_end(_pipe: object, step: int, _timestep: object, _tensors: dict[str, Any]) -> dict[str, Any]:
-            # The host runs ahead of the GPU by many kernels: without waiting, "step 7" would be a prediction, and
-            # a cancel would wait for all that is queued.
-            self._synchronize()
-            on_progress(Phase.DENOISE, step + 1, params.num_inference_steps)
-            return {}
-
-        def on_first_unet_call(*_: object) -> None:
-            if "encode_image" not in watch.seconds:
-                self._synchronize()
-                watch.lap("encode_image")
-
-        on_progress(Phase.DENOISE, 0, params.num_inference_steps)
-        hook = self.pipe.unet.register_forward_pre_hook(on_first_unet_call)
+        A device that is too small for these parameters is no error here: smaller jobs may fit.
+        """
+        photo = PIL.Image.linear_gradient("L").resize((params.width, params.height)).convert("RGB")
         try:
-            output = self.pipe(
-                image,
-                height=params.height,
-                width=params.width,
-                num_frames=params.num_frames,
-                num_inference_steps=params.num_inference_steps,
-                min_guidance_scale=params.min_guidance_scale,
-                max_guidance_scale=params.max_guidance_scale,
-                fps=params.fps,
-                motion_bucket_id=params.motion_bucket_id,
-                noise_aug_strength=params.noise_aug_strength,
-                # On the CPU, whatever the device: CUDA's and the CPU's generators give different noise for one seed.
-                generator=torch.Generator("cpu").manual_seed(params.seed),
-                output_type="latent",
-                callback_on_step_end=on_step_end,
-            )
+            with _translated_out_of_memory("warming up"):
+                latents = self._denoise(photo, params, _ignore, Stopwatch())
+            self._decode(latents, params, _ignore)
+        except OutOfMemoryError as error:
+            log.warning("%d × %d pixels and %d frames: %s", params.width, params.height, params.num_frames, error)
         finally:
-            hook.remove()
+            latents = None
+            self._free()
+
+    def _denoise(
+        self, image: PIL.Image.Image, params: GenerationParams, on_progress: Progress, watch: Stopwatch
+    ) -> Tensor:
+        def on_step(done: int) -> None:
+            on_progress(Phase.DENOISE, done, params.num_inference_steps)
+
+        on_step(0)
+        latents = self.engine.denoise(image, params, on_step, watch)
         watch.lap("denoise")
-        latents: torch.Tensor = output.frames
         return latents
 
-    def _decode(
-        self, latents: torch.Tensor, params: GenerationParams, on_progress: Progress
-    ) -> tuple[VideoFrames, int]:
+    def _decode(self, latents: Tensor, params: GenerationParams, on_progress: Progress) -> tuple[VideoFrames, int]:
         """Decode, in smaller chunks if memory runs out; returns frames [t h w c] and the chunk size that worked."""
         chunk_size = min(params.decode_chunk_size, params.num_frames)
         while True:
@@ -140,7 +144,7 @@ class SvdPipeline:
             self._free()
             chunk_size //= 2
 
-    def _decode_chunks(self, latents: torch.Tensor, chunk_size: int, on_progress: Progress) -> VideoFrames:
+    def _decode_chunks(self, latents: Tensor, chunk_size: int, on_progress: Progress) -> VideoFrames:
         num_frames = latents.shape[1]
         chunks = []
         for begin in range(0, num_frames, chunk_size):
@@ -150,39 +154,25 @@ class SvdPipeline:
         on_progress(Phase.DECODE, num_frames, num_frames)
         return np.concatenate(chunks)
 
-    def _decode_chunk(self, latents: torch.Tensor) -> VideoFrames:
-        """[b t c h w] scaled latents, b = 1 → [t h w c] levels, rounded as diffusers rounds them for PIL."""
-        num_frames = latents.shape[1]
+    def _decode_chunk(self, latents: Tensor) -> VideoFrames:
         try:
-            with torch.no_grad():
-                video = self.pipe.decode_latents(latents, num_frames, decode_chunk_size=num_frames)
-            if not torch.isfinite(video).all():
-                raise InvalidOutputError("the decoded frames hold NaN or infinity")
-            levels = self.pipe.video_processor.postprocess_video(video, output_type="np")[0]
+            return self.engine.decode(latents)
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
             raise _DecodeOutOfMemoryError from _without_frames(error)
-        frames: VideoFrames = (levels * 255).round().astype(np.uint8)
-        return frames
 
     def _free(self) -> None:
-        """Leave the pipeline as it was before the job, whatever happened in it."""
-        # An exception within the pipeline's call skips its own clean-up: offload hooks, and the VAE's cast to float32.
-        self.pipe.maybe_free_model_hooks()
-        if self.pipe.vae.dtype != self._vae_dtype:
-            self.pipe.vae.to(dtype=self._vae_dtype)
+        self.engine.free()
         gc.collect()
-        if self._device.type == "cuda":
+        if self.engine.device.type == "cuda":
             torch.cuda.empty_cache()
-        elif self._device.type == "mps":
+        elif self.engine.device.type == "mps":
             torch.mps.empty_cache()
 
-    def _synchronize(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        elif self._device.type == "mps":
-            torch.mps.synchronize()
+
+def _ignore(phase: Phase, step: int, total: int) -> None:
+    """Nobody waits for the progress of a warm-up."""
 
 
 def check_frames(frames: VideoFrames) -> None:

@@ -7,14 +7,18 @@ from pathlib import Path
 import torch
 from diffusers import StableVideoDiffusionPipeline
 
-from shared.catalogue import ModelEntry
+from shared.catalogue import ModelEntry, resolve
 from shared.errors import StartupError
 from shared.exit_codes import ExitCode
+from shared.params import GenerationOptions
 from shared.settings import Settings
-from worker.checkpoint import ResolvedCheckpoint
+from worker.checkpoint import ResolvedCheckpoint, model_root
 from worker.pipeline import PipelineInfo, installed_versions
 from worker.preflight import check_device, check_model
+from worker.svd.compilation import use_compile_cache
 from worker.svd.engine import SvdPipeline
+from worker.svd.exact import ExactEngine
+from worker.svd.stock import StockEngine
 from worker.svd.tiny import make_tiny
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -34,6 +38,7 @@ def load_pipeline(settings: Settings, entry: ModelEntry) -> SvdPipeline:
             "set it to none",
             exit_code=ExitCode.CONFIG,
         )
+    tier = choose_engine(settings, device)
     if entry.source == "tiny":
         make_tiny(settings)
     checkpoint = check_model(settings, entry)
@@ -45,14 +50,42 @@ def load_pipeline(settings: Settings, entry: ModelEntry) -> SvdPipeline:
         model=entry.name,
         source=entry.repository or str(Path(entry.directory or checkpoint.directory.name)),
         revision=checkpoint.commit or checkpoint.fingerprint(),
-        engine="stock",
+        engine=tier,
         device=_device_name(device),
         dtype=str(dtype).removeprefix("torch."),
         offload=settings.offload,
         num_threads=torch.get_num_threads(),
         versions=installed_versions("torch", "diffusers", "transformers", "accelerate"),
     )
-    return SvdPipeline(pipe, info, device)
+    if tier == "stock":
+        return SvdPipeline(StockEngine(pipe, device), info)
+    compiled = device.type == "cuda"
+    if compiled:
+        use_compile_cache(model_root(settings) / "compiled")
+    engine = ExactEngine(pipe, device, compiled=compiled)
+    pipeline = SvdPipeline(engine, info)
+    if compiled:
+        # Only shapes matter here, so few steps do.
+        pipeline.warm_up(resolve(GenerationOptions(seed=0, num_inference_steps=2), entry))
+        engine.keep_shapes()
+    return pipeline
+
+
+def choose_engine(settings: Settings, device: torch.device) -> str:
+    """The engine tier for this device.
+
+    Raises:
+        StartupError: it does not go with the offload that was asked for.
+    """
+    if settings.engine == "auto":
+        return "exact" if device.type == "cuda" and settings.offload == "none" else "stock"
+    if settings.engine == "exact" and settings.offload != "none":
+        raise StartupError(
+            f"ANIMATIC_ENGINE=exact keeps all weights on the device, and ANIMATIC_OFFLOAD={settings.offload} moves "
+            "them: set ANIMATIC_OFFLOAD=none or ANIMATIC_ENGINE=stock",
+            exit_code=ExitCode.CONFIG,
+        )
+    return settings.engine
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,0 +1,113 @@
+"""The exact tier: diffusers' modules, rewritten and compiled; the output is stock's, rounding aside."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
+
+import PIL.Image
+import torch
+from diffusers import StableVideoDiffusionPipeline
+from torch import Tensor
+
+from shared.errors import InvalidOutputError
+from shared.params import GenerationParams
+from worker.pipeline import VideoFrames
+from worker.svd.compilation import compile_regions, only_what_is_compiled
+from worker.svd.rewrites import REWRITES, rewrite
+from worker.svd.sampler import (
+    decode,
+    denoise,
+    encode,
+    keep_encoder_in_float32,
+    make_schedule,
+    to_levels,
+)
+from worker.svd.stopwatch import Stopwatch
+
+#: steps that the host may be ahead of the device: enough that the device never waits, few enough for a quick cancel.
+_STEPS_AHEAD = 2
+
+
+class ExactEngine:
+    """See `SvdEngine`. Changes the pipeline's modules for good."""
+
+    def __init__(
+        self,
+        pipe: StableVideoDiffusionPipeline,
+        device: torch.device,
+        *,
+        rewrites: Collection[str] = tuple(REWRITES),
+        compiled: bool = True,
+    ) -> None:
+        self.pipe = pipe
+        self.device = device
+        keep_encoder_in_float32(pipe)
+        rewrite(pipe.unet, pipe.vae, rewrites)
+        self._compiled = compiled
+        self._is_warm = False
+        if compiled:
+            compile_regions(pipe)
+
+    def keep_shapes(self) -> None:
+        """From now on, run what is compiled where it fits, and any other shape uncompiled."""
+        self._is_warm = True
+
+    def denoise(
+        self, image: PIL.Image.Image, params: GenerationParams, on_step: Callable[[int], None], watch: Stopwatch
+    ) -> Tensor:
+        """See `SvdEngine`."""
+        conditioning = encode(self.pipe, image, params, self.device)
+        schedule = make_schedule(self.pipe, params.num_inference_steps, self.device)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        watch.lap("encode_image")
+        steps = _LaunchedSteps(self.device, on_step)
+        with self._stance():
+            latents = denoise(self.pipe.unet, conditioning, schedule, steps.launched)
+        steps.wait_for_all()
+        return latents
+
+    def decode(self, latents: Tensor) -> VideoFrames:
+        """See `SvdEngine`."""
+        with self._stance():
+            video = decode(self.pipe.vae, latents)
+        if not torch.isfinite(video).all():
+            raise InvalidOutputError("the decoded frames hold NaN or infinity")
+        frames: VideoFrames = to_levels(video).cpu().numpy()
+        return frames
+
+    def _stance(self) -> AbstractContextManager[None]:
+        return only_what_is_compiled() if self._compiled and self._is_warm else nullcontext()
+
+    def free(self) -> None:
+        """See `SvdEngine`; nothing of a job is left in the modules that the next one does not overwrite."""
+
+
+class _LaunchedSteps:
+    """Reports a step when the device is done with it, while the next ones are already launched."""
+
+    def __init__(self, device: torch.device, on_step: Callable[[int], None]) -> None:
+        self._device = device
+        self._on_step = on_step
+        self._events: deque[tuple[int, torch.cuda.Event]] = deque()
+
+    def launched(self, step: int) -> None:
+        if self._device.type != "cuda":
+            self._on_step(step)
+            return
+        event = torch.cuda.Event(blocking=True)
+        event.record()
+        self._events.append((step, event))
+        if len(self._events) > _STEPS_AHEAD:
+            self._wait_for_oldest()
+
+    def wait_for_all(self) -> None:
+        while self._events:
+            self._wait_for_oldest()
+
+    def _wait_for_oldest(self) -> None:
+        step, event = self._events.popleft()
+        event.synchronize()
+        self._on_step(step)
