@@ -1,0 +1,116 @@
+"""What is compared: diffusers' pipeline as its users run it, and our tiers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import StableVideoDiffusionPipeline
+
+from bench.svd.architecture import Architecture, make_pipeline
+from shared.params import GenerationParams
+from shared.states import Phase
+from worker.pipeline import PipelineInfo, VideoFrames
+from worker.svd.engine import SvdPipeline
+from worker.svd.exact import ExactEngine
+
+#: a call: frames [t h w c] and seconds by stage, as far as the variant tells.
+Call = Callable[[PIL.Image.Image, GenerationParams], tuple[VideoFrames, dict[str, float]]]
+
+DESCRIPTIONS = {
+    "b0": "diffusers, eager, float16, its defaults",
+    "b1": "diffusers, UNet compiled as its documentation says (reduce-overhead, full graph)",
+    "b2": "diffusers, UNet and VAE compiled, channels-last",
+    "exact": "Animatic, exact tier",
+    "fast": "Animatic, fast tier",
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all variants of a run share."""
+
+    architecture: Architecture
+    device: torch.device
+    dtype: torch.dtype
+    without: Collection[str] = ()
+    compiled: bool = True
+
+
+def make_variant(name: str, setup: Setup) -> Call:
+    """A variant on weights of its own, the same for all."""
+    pipe = make_pipeline(setup.architecture, device=setup.device, dtype=setup.dtype)
+    if name in ("exact", "fast"):
+        return _ours(name, pipe, setup)
+    if name == "b1":
+        pipe.unet = torch.compile(pipe.unet, mode="reduce-overhead", fullgraph=True)
+    elif name == "b2":
+        pipe.unet.to(memory_format=torch.channels_last)
+        pipe.vae.to(memory_format=torch.channels_last)
+        pipe.unet = torch.compile(pipe.unet, fullgraph=True)
+        pipe.vae.decoder = torch.compile(pipe.vae.decoder, fullgraph=True)
+    return _stock(pipe)
+
+
+def _stock(pipe: StableVideoDiffusionPipeline) -> Call:
+    def call(image: PIL.Image.Image, params: GenerationParams) -> tuple[VideoFrames, dict[str, float]]:
+        seconds: dict[str, float] = {}
+        begin = time.monotonic()
+
+        def on_step_end(_pipe: object, step: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
+            if step == params.num_inference_steps - 1:
+                torch.cuda.synchronize()
+                seconds["encode and denoise"] = time.monotonic() - begin
+            return tensors
+
+        pictures = pipe(
+            image,
+            height=params.height,
+            width=params.width,
+            num_frames=params.num_frames,
+            num_inference_steps=params.num_inference_steps,
+            min_guidance_scale=params.min_guidance_scale,
+            max_guidance_scale=params.max_guidance_scale,
+            fps=params.fps,
+            motion_bucket_id=params.motion_bucket_id,
+            noise_aug_strength=params.noise_aug_strength,
+            decode_chunk_size=params.decode_chunk_size,
+            generator=torch.Generator("cpu").manual_seed(params.seed),
+            callback_on_step_end=on_step_end if torch.cuda.is_available() else None,
+        ).frames[0]
+        seconds["decode"] = time.monotonic() - begin - seconds.get("encode and denoise", 0)
+        return np.stack([np.asarray(picture) for picture in pictures]), seconds
+
+    return call
+
+
+def _ours(name: str, pipe: StableVideoDiffusionPipeline, setup: Setup) -> Call:
+    from worker.svd.rewrites import REWRITES
+
+    engine = ExactEngine(
+        pipe, setup.device, rewrites=[each for each in REWRITES if each not in setup.without], compiled=setup.compiled
+    )
+    info = PipelineInfo(name, "random", "0", name, str(setup.device), str(setup.dtype), "none", 1, {})
+    pipeline = SvdPipeline(engine, info)
+    is_warm = False
+
+    def call(image: PIL.Image.Image, params: GenerationParams) -> tuple[VideoFrames, dict[str, float]]:
+        nonlocal is_warm
+        if not is_warm:
+            # As a worker starts.
+            pipeline.warm_up(params.model_copy(update={"num_inference_steps": 2}))
+            engine.keep_shapes()
+            is_warm = True
+        generation = pipeline.generate(image, params, _ignore)
+        return generation.frames, generation.timings_s
+
+    return call
+
+
+def _ignore(_phase: Phase, _step: int, _total: int) -> None:
+    """Nobody looks at the progress."""

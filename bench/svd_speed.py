@@ -1,0 +1,199 @@
+"""`python -m bench.svd_speed`: SVD's whole call, ours beside diffusers', in one run on one device.
+
+Random weights at the full architecture, the same for each variant; what is timed is the call from photo to frames. The
+variants take turns, forward and backward, so that a device that warms up slows all of them alike. A call of this
+program measures one shape and some variants and merges the result into a file, since time on a GPU comes in pieces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+
+from bench.svd.architecture import FULL, TOY
+from bench.svd.profiling import profile_call
+from bench.svd.variants import DESCRIPTIONS, Call, Setup, make_variant
+from shared.params import FramesFormat, GenerationParams, ResizeMode
+from worker.svd.rewrites import REWRITES
+
+#: of a square matrix product that is far larger than any cache.
+_PEAK_SIZE = 16_384
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.svd_speed", description=__doc__)
+    parser.add_argument("--shape", default="25x576x1024", help="frames × height × width (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--guidance", type=float, default=3.0, help="of the last frame; 1 for none")
+    parser.add_argument("--variants", default="b0,exact", help=f"of {', '.join(DESCRIPTIONS)} (default: %(default)s)")
+    parser.add_argument("--without", default="", help=f"rewrites to leave out, of {', '.join(REWRITES)}")
+    parser.add_argument("--eager", action="store_true", help="our tiers without torch.compile")
+    parser.add_argument("--warm-ups", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--toy", action="store_true", help="the toy architecture, also on a CPU")
+    parser.add_argument("--profile", action="store_true", help="print what still costs, in order")
+    parser.add_argument("--result", type=Path, help="merge the figures into this JSON file")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_arguments()
+    cuda = torch.cuda.is_available()
+    if not cuda and not options.toy:
+        raise SystemExit("there is no CUDA device: add --toy to see whether the program works")
+    num_frames, height, width = map(int, options.shape.split("x"))
+    params = make_params(num_frames, height, width, options.steps, options.guidance)
+    setup = Setup(
+        architecture=TOY if options.toy else FULL,
+        device=torch.device("cuda", 0) if cuda else torch.device("cpu"),
+        dtype=torch.float16 if cuda else torch.float32,
+        without=[name for name in options.without.split(",") if name],
+        compiled=cuda and not options.eager,
+    )
+    figures: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "shape": options.shape,
+        "steps": options.steps,
+        "guidance": options.guidance,
+        "architecture": "toy" if options.toy else "svd-xt",
+        "matrix_peak_before_tflops": measure_matrix_peak(setup),
+        "variants": {},
+    }
+    photo = make_photo(width, height)
+    names = options.variants.split(",")
+    calls: dict[str, Call] = {}
+    for name in names:
+        calls[name], figures["variants"][name] = warm_up(name, setup, photo, params, options.warm_ups)
+        print(f"{name}: {figures['variants'][name]}", flush=True)
+        if options.profile:
+            profile_call(lambda name=name: calls[name](photo, params))
+    for turn in range(options.repeats):
+        for name in names if turn % 2 == 0 else reversed(names):
+            measure_once(calls[name], photo, params, figures["variants"][name])
+    figures["matrix_peak_after_tflops"] = measure_matrix_peak(setup)
+    for name in names:
+        summarize(figures["variants"][name])
+    print_table(figures)
+    if options.result:
+        merge(options.result, figures)
+
+
+def make_params(num_frames: int, height: int, width: int, steps: int, guidance: float) -> GenerationParams:
+    return GenerationParams(
+        width=width,
+        height=height,
+        resize_mode=ResizeMode.CROP,
+        num_frames=num_frames,
+        num_inference_steps=steps,
+        fps=7,
+        playback_fps=7,
+        motion_bucket_id=127,
+        noise_aug_strength=0.02,
+        min_guidance_scale=1.0,
+        max_guidance_scale=guidance,
+        decode_chunk_size=num_frames,
+        seed=42,
+        frames_format=FramesFormat.NONE,
+    )
+
+
+def make_photo(width: int, height: int) -> PIL.Image.Image:
+    levels = np.random.default_rng(0).integers(0, 256, (height // 32, width // 32, 3), dtype=np.uint8)
+    return PIL.Image.fromarray(levels).resize((width, height), PIL.Image.Resampling.BICUBIC)
+
+
+def measure_matrix_peak(setup: Setup) -> float:
+    """TFLOP/s of a large product of random matrices: what the device can do today."""
+    size = _PEAK_SIZE if setup.device.type == "cuda" else 512
+    a, b = (torch.randn(size, size, device=setup.device, dtype=setup.dtype) for _ in range(2))
+    times = []
+    for _ in range(10):
+        synchronize(setup.device)
+        begin = time.monotonic()
+        a @ b
+        synchronize(setup.device)
+        times.append(time.monotonic() - begin)
+    return round(2 * size**3 / statistics.median(times[3:]) / 1e12, 1)
+
+
+def warm_up(
+    name: str, setup: Setup, photo: PIL.Image.Image, params: GenerationParams, times: int
+) -> tuple[Call, dict[str, Any]]:
+    begin = time.monotonic()
+    call = make_variant(name, setup)
+    made = time.monotonic()
+    for turn in range(times):
+        frames, _ = call(photo, params)
+        if turn == 0:
+            first = time.monotonic() - made
+    if frames.min() == frames.max():
+        raise SystemExit(f"{name} gave a constant video")
+    return call, {"description": DESCRIPTIONS[name], "make_s": round(made - begin, 2), "first_call_s": round(first, 2)}
+
+
+def measure_once(call: Call, photo: PIL.Image.Image, params: GenerationParams, figures: dict[str, Any]) -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+    begin = time.monotonic()
+    _, stages = call(photo, params)
+    figures.setdefault("all_s", []).append(round(time.monotonic() - begin, 4))
+    for stage, seconds in stages.items():
+        figures.setdefault("stages_s", {}).setdefault(stage, []).append(round(seconds, 4))
+    if torch.cuda.is_available():
+        # Beyond what all variants' weights hold.
+        figures["working_gib"] = round((torch.cuda.max_memory_allocated() - held) / 2**30, 2)
+
+
+def summarize(figures: dict[str, Any]) -> None:
+    times = sorted(figures["all_s"])
+    figures["median_s"] = statistics.median(times)
+    figures["quartiles_s"] = [times[len(times) // 4], times[-1 - len(times) // 4]]
+    figures["stages_s"] = {stage: statistics.median(values) for stage, values in figures["stages_s"].items()}
+
+
+def print_table(figures: dict[str, Any]) -> None:
+    variants = figures["variants"]
+    base = next(iter(variants.values()))["median_s"]
+    print(f"{figures['shape']}, {figures['steps']} steps, {figures['device']}, torch {figures['torch']}; matrix peak")
+    print(f"{figures['matrix_peak_before_tflops']} TFLOP/s before, {figures['matrix_peak_after_tflops']} after")
+    for name, each in variants.items():
+        stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in each["stages_s"].items())
+        print(
+            f"{name:6} {each['median_s']:7.3f} s ({each['quartiles_s'][0]:.3f}–{each['quartiles_s'][1]:.3f})  "
+            f"{base / each['median_s']:5.2f}×  {each.get('working_gib', '–')} GiB  [{stages}]  "
+            f"first call {each['first_call_s']} s"
+        )
+
+
+def merge(path: Path, figures: dict[str, Any]) -> None:
+    """Add a run to those in the file; a run of the same shape, steps and variants takes the old one's place."""
+
+    def key(run: dict[str, Any]) -> tuple[Any, ...]:
+        return (run["architecture"], run["shape"], run["steps"], run["guidance"], tuple(sorted(run["variants"])))
+
+    runs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    runs = [run for run in runs if key(run) != key(figures)] + [figures]
+    path.write_text(json.dumps(runs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    main()
