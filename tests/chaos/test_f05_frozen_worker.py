@@ -28,6 +28,7 @@ def judge_frozen(trial: Trial, model: str, **fields: object) -> None:
     winner = trial.service.job(job)
     thaw(processes)
     await_log(frozen, "was lost; whatever")
+    eventually(lambda: trial.attempts(job)[0].stale_at)
     assert trial.service.job(job) == winner
     assert winner["attempt"] == 2
     assert trial.outcomes(job) == ["lost", "succeeded"]
