@@ -14,7 +14,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api.services import services, transaction
+from api.services import reading, services, transaction
 from shared.database import db_now
 from shared.errors import UnauthorizedError
 from shared.ids import new_id
@@ -57,14 +57,16 @@ def authenticate() -> None:
     key = key.strip()
     if scheme.lower() != "bearer" or not key:
         raise UnauthorizedError("send an API key: `Authorization: Bearer ak_…`")
-    with transaction() as session:
+    with reading() as session:
         found = _find_key(session, key)
-        if found is None and _is_bootstrap_key(key):
+    if found is None and _is_bootstrap_key(key):
+        with transaction() as session:
             found = _store_bootstrap_key(session, key)
-        if found is None or found.is_revoked:
-            raise UnauthorizedError("this API key is unknown or revoked")
-        g.tenant_id = found.tenant_id
-        if found.is_use_unwritten:
+    if found is None or found.is_revoked:
+        raise UnauthorizedError("this API key is unknown or revoked")
+    g.tenant_id = found.tenant_id
+    if found.is_use_unwritten:
+        with transaction() as session:
             session.execute(
                 update(ApiKey)
                 .where(ApiKey.id == found.id)
