@@ -42,14 +42,14 @@ chaos: setup ## the whole fault campaign, and a soak: tens of minutes
 	$(BIN)/python -m bench.soak --result bench/results/soak.json
 
 bench: setup ## the published numbers, into bench/results
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m bench.overhead
-	$(BIN)/python -m bench.latency
-	$(BIN)/python -m bench.history
+	$(BIN)/python -m bench.service
 
 constraints: ## pin what the extras resolve to today
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
 	build/constraints/bin/python -m pip install --quiet torch==2.13.0
-	build/constraints/bin/python -m pip install --quiet --editable '.[dev]'
+	build/constraints/bin/python -m pip install --quiet --editable '.[bench]'
 	build/constraints/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 clean: ## remove what make and the tests made here

@@ -58,6 +58,7 @@ def create_app(settings: Settings) -> OpenAPI:
         settings=settings,
         engine=engine,
         sessions=make_sessions(engine),
+        readers=make_sessions(engine.execution_options(isolation_level="AUTOCOMMIT")),
         store=open_store(settings),
         doorbell=Doorbell(settings),
         catalogue=Catalogue.from_names(settings.models),

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import secrets
 from datetime import timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from flask import g, request
@@ -13,7 +14,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api.services import services, transaction
+from api.services import reading, services, transaction
 from shared.database import db_now
 from shared.errors import UnauthorizedError
 from shared.ids import new_id
@@ -56,26 +57,44 @@ def authenticate() -> None:
     key = key.strip()
     if scheme.lower() != "bearer" or not key:
         raise UnauthorizedError("send an API key: `Authorization: Bearer ak_…`")
-    with transaction() as session:
-        row = _find_key(session, key)
-        if row is None and _is_bootstrap_key(key):
-            row = _store_bootstrap_key(session, key)
-        if row is None or row.revoked_at is not None:
-            raise UnauthorizedError("this API key is unknown or revoked")
-        g.tenant_id = row.tenant_id
-        session.execute(
-            update(ApiKey)
-            .where(
-                ApiKey.id == row.id,
-                or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < db_now() - _LAST_USED_EVERY),
+    with reading() as session:
+        found = _find_key(session, key)
+    if found is None and _is_bootstrap_key(key):
+        with transaction() as session:
+            found = _store_bootstrap_key(session, key)
+    if found is None or found.is_revoked:
+        raise UnauthorizedError("this API key is unknown or revoked")
+    g.tenant_id = found.tenant_id
+    if found.is_use_unwritten:
+        with transaction() as session:
+            session.execute(
+                update(ApiKey)
+                .where(ApiKey.id == found.id)
+                .values(last_used_at=db_now())
+                .execution_options(synchronize_session=False)
             )
-            .values(last_used_at=db_now())
-            .execution_options(synchronize_session=False)
-        )
 
 
-def _find_key(session: Session, key: str) -> ApiKey | None:
-    return session.scalars(select(ApiKey).where(ApiKey.key_sha256 == _digest(key))).one_or_none()
+class _FoundKey(NamedTuple):
+    """What a request needs of its key: columns, since building an object for each request costs more than the query."""
+
+    id: UUID
+    tenant_id: UUID
+    is_revoked: bool
+    #: `last_used_at` is due again.
+    is_use_unwritten: bool
+
+
+def _find_key(session: Session, key: str) -> _FoundKey | None:
+    row = session.execute(
+        select(
+            ApiKey.id,
+            ApiKey.tenant_id,
+            ApiKey.revoked_at.is_not(None),
+            or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < db_now() - _LAST_USED_EVERY),
+        ).where(ApiKey.key_sha256 == _digest(key))
+    ).one_or_none()
+    return None if row is None else _FoundKey(*row)
 
 
 def _is_bootstrap_key(key: str) -> bool:
@@ -83,7 +102,7 @@ def _is_bootstrap_key(key: str) -> bool:
     return bootstrap is not None and hmac.compare_digest(bootstrap.get_secret_value().encode(), key.encode())
 
 
-def _store_bootstrap_key(session: Session, key: str) -> ApiKey | None:
+def _store_bootstrap_key(session: Session, key: str) -> _FoundKey | None:
     # Two first requests may meet here: the unique hash lets one through, and both then read it.
     session.execute(
         insert(ApiKey)

@@ -14,9 +14,12 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from sqlalchemy import ColumnElement, Float, cast, func, select
 from sqlalchemy.orm import Session
 
+from shared.catalogue import queue_name
 from shared.database import Sessions, db_now, translated_errors
+from shared.doorbell import Doorbell
+from shared.errors import QueueError
 from shared.jobs.claim import claimable
-from shared.states import DeliveryStatus, JobStatus
+from shared.states import AttemptOutcome, DeliveryStatus, JobStatus
 from shared.tables import Attempt, Job, WebhookDelivery, Worker
 
 _SEEN = timedelta(minutes=1)
@@ -45,15 +48,15 @@ def count_requests(app: Flask) -> None:
         return response
 
 
-def render_metrics(sessions: Sessions) -> tuple[bytes, str]:
-    """The page, and its content type.
+def render_metrics(sessions: Sessions, doorbell: Doorbell) -> tuple[bytes, str]:
+    """The page, and its content type. Redis may be away: that is one of the metrics.
 
     Raises:
         DatabaseError: Postgres is not answering.
     """
     registry = CollectorRegistry()
     with translated_errors(), sessions() as session:
-        registry.register(_Snapshot(list(_read_gauges(session))))
+        registry.register(_Snapshot([*_read_gauges(session), *_read_doorbell_gauges(session, doorbell)]))
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry), CONTENT_TYPE_LATEST
@@ -75,11 +78,19 @@ def _read_gauges(session: Session) -> Iterable[Metric]:
     jobs = GaugeMetricFamily(
         "animatic_jobs", "Jobs that have not ended, by model and status.", labels=["model", "status"]
     )
+    queued_for = GaugeMetricFamily(
+        "animatic_oldest_queued_seconds",
+        "Age of the oldest job that is queued, whatever it waits for.",
+        labels=["model"],
+    )
     for status in (JobStatus.QUEUED, JobStatus.RUNNING):
-        counts = select(Job.model, func.count()).where(Job.status == status).group_by(Job.model)
-        for model, count in session.execute(counts):
+        counts = select(Job.model, func.count(), _seconds_since(func.min(Job.created_at)))
+        for model, count, age_s in session.execute(counts.where(Job.status == status).group_by(Job.model)):
             jobs.add_metric([model, status], count)
+            if status is JobStatus.QUEUED:
+                queued_for.add_metric([model], age_s)
     yield jobs
+    yield queued_for
 
     ready = GaugeMetricFamily("animatic_jobs_claimable", "Jobs that could start now: scale by this.", labels=["model"])
     oldest = GaugeMetricFamily("animatic_oldest_claimable_seconds", "Age of the oldest of these.", labels=["model"])
@@ -110,7 +121,35 @@ def _read_gauges(session: Session) -> Iterable[Metric]:
     for outcome, count in session.execute(ended):
         attempts.add_metric([str(outcome)], count)
     yield attempts
+    yield GaugeMetricFamily(
+        "animatic_lease_expiries",
+        "Attempts of the last hour whose lease ran out.",
+        value=sum(sample.value for sample in attempts.samples if sample.labels["outcome"] == AttemptOutcome.LOST),
+    )
+    yield GaugeMetricFamily(
+        "animatic_stale_finishes",
+        "Attempts whose worker came back in the last hour after their lease had run out, and was refused.",
+        value=session.scalar(select(func.count()).where(Attempt.stale_at > db_now() - _RECENT)) or 0,
+    )
     yield from _read_delivery_gauges(session)
+
+
+def _read_doorbell_gauges(session: Session, doorbell: Doorbell) -> Iterable[Metric]:
+    """Claimable jobs that no message stands for: what the next sweep will ring for."""
+    deficit = GaugeMetricFamily(
+        "animatic_doorbell_deficit", "Claimable jobs minus messages in the model's queue.", labels=["model"]
+    )
+    waiting = select(Job.model, func.count()).where(claimable()).group_by(Job.model)
+    is_answering = True
+    try:
+        doorbell.check()
+        for model, count in session.execute(waiting):
+            deficit.add_metric([model], max(0, count - doorbell.count_waiting(queue_name(model))))
+    except QueueError:
+        is_answering = False
+    if is_answering:
+        yield deficit
+    yield GaugeMetricFamily("animatic_redis_up", "Whether Redis answers this API process.", value=int(is_answering))
 
 
 def _read_delivery_gauges(session: Session) -> Iterable[Metric]:

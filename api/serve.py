@@ -20,7 +20,7 @@ from shared.settings import Settings, load_settings
 _GRACEFUL_TIMEOUT_S = 20
 
 
-class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn without its command line and configuration files."""
 
     def __init__(self, settings: Settings) -> None:
@@ -82,7 +82,7 @@ def main() -> None:
 
         make_app()  # a wrong setting is one sentence here, not a crash loop of workers
         _check_port(settings)
-        _Server(settings).run()
+        Server(settings).run()
     except StartupError as error:
         _end(error)
     finally:

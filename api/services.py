@@ -25,6 +25,8 @@ class Services:
     settings: Settings
     engine: Engine
     sessions: Sessions
+    #: each statement for itself, so that a read needs no BEGIN and no COMMIT.
+    readers: Sessions
     store: ObjectStore
     doorbell: Doorbell
     catalogue: Catalogue
@@ -46,6 +48,17 @@ def transaction() -> Iterator[Session]:
         DatabaseError: Postgres is not answering; nothing, or at worst the whole unit, has been written.
     """
     with translated_errors(), services().sessions.begin() as session:
+        yield session
+
+
+@contextmanager
+def reading() -> Iterator[Session]:
+    """Statements that only read, or that may each stand alone.
+
+    Raises:
+        DatabaseError: Postgres is not answering.
+    """
+    with translated_errors(), services().readers() as session:
         yield session
 
 

@@ -81,6 +81,17 @@ class Doorbell:
             self._is_broken = is_broken
             self._closed_until = self._clock() + _PAUSE_S if is_broken else 0.0
 
+    def check(self) -> None:
+        """Ask Redis for a sign of life, even where `ring` has given it up for a while.
+
+        Raises:
+            QueueError: it is not answering.
+        """
+        try:
+            self._redis.ping()
+        except (redis.RedisError, OSError) as error:
+            raise QueueError("Redis is not answering") from error
+
     def count_waiting(self, queue: str) -> int:
         """Messages that no worker has fetched yet.
 

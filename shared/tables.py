@@ -195,6 +195,7 @@ class Attempt(Base):
         CheckConstraint("attempt >= 1", name="attempt"),
         _one_of("outcome", AttemptOutcome),
         Index("attempts_ended_at_idx", "ended_at"),
+        Index("attempts_stale_at_idx", "stale_at", postgresql_where=text("stale_at IS NOT NULL")),
         Index(
             "attempts_collect_idx",
             "ended_at",
@@ -210,6 +211,8 @@ class Attempt(Base):
     outcome: Mapped[AttemptOutcome | None] = mapped_column(Text)
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
+    #: when its worker came back with it, after its lease had run out and the job had been given away.
+    stale_at: Mapped[datetime | None]
     #: whatever it left in the object store is gone.
     collected_at: Mapped[datetime | None]
 

@@ -241,11 +241,18 @@ class Deeds:
             )
 
     def row_versions(self) -> list[Any]:
-        """Which version of each row is the current one: an UPDATE that changes no value shows too."""
-        tables = ("jobs", "attempts", "job_events", "webhook_deliveries", "workers", "inputs", "idempotency_keys")
+        """Which version of each row is the current one: an UPDATE that changes no value shows too.
+
+        But for the one thing that a stale worker may write: that it has come back with a lost attempt.
+        """
+        tables = ("jobs", "job_events", "webhook_deliveries", "workers", "inputs", "idempotency_keys")
         union = " UNION ALL ".join(f"SELECT '{table}', ctid::text, xmin::text FROM {table}" for table in tables)
+        attempts = """
+            UNION ALL SELECT 'attempts', (to_jsonb(attempts) - 'stale_at')::text,
+                CASE outcome WHEN 'lost' THEN 'lost' ELSE ctid::text || xmin::text END
+            FROM attempts"""
         with self.parts.sessions() as session:
-            return sorted(map(tuple, session.execute(text(union))))
+            return sorted(map(tuple, session.execute(text(union + attempts))))
 
     def read(self) -> dict[str, Any]:
         """The tables, in the words of `Model.snapshot`."""

@@ -22,6 +22,7 @@ import urllib3
 
 from cli.engines import free_port
 from shared.ids import new_id
+from shared.processes import die_with_parent
 from shared.settings import Settings
 
 BOOTSTRAP_KEY = "ak_" + "t" * 43
@@ -124,7 +125,12 @@ class Service:
         log = self.logs / f"{len(self.processes)}-{module}.log"
         with log.open("wb") as output:
             popen = subprocess.Popen(
-                [*prefix, sys.executable, "-m", module], env=self.environment(**changes), stdout=output, stderr=output
+                [*prefix, sys.executable, "-m", module],
+                env=self.environment(**changes),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # a process group of its own, as a service manager gives it
+                preexec_fn=die_with_parent,  # which a Ctrl-C at the tests does not reach
             )
         process = Process(popen, log)
         self.processes.append(process)

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import psutil
 from audit import Ledger, audit
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from support import Process, Service, eventually
 
 from shared.database import Sessions, make_engine, make_sessions
@@ -105,6 +105,18 @@ class Trial:
             statement = statement.where(Job.status.in_(statuses))
         with self.sessions() as session:
             return session.scalar(statement) or 0
+
+    def count_waiting_for(self, table: str, application: str) -> int:
+        """Processes of this name that wait for a lock on the table.
+
+        Each look is a transaction of its own: Postgres shows one transaction the same backends to its end.
+        """
+        statement = text(
+            "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted "
+            "AND relation = CAST(:table AS regclass) AND application_name = :application"
+        )
+        with self.sessions() as session:
+            return session.scalar(statement, {"table": table, "application": application}) or 0
 
     def await_step(self, job_id: str, step: int = 2, *, attempt: int = 1) -> None:
         eventually(lambda: (row := self.row(job_id)).attempt == attempt and row.phase and row.step >= step)

@@ -54,12 +54,14 @@ class Attempt:
         self.timings_s[stage] = time.monotonic() - start
 
     def persist(self, write: Callable[[Session], Answer]) -> Answer:
-        """Run one transaction, and again while Postgres does not answer, as long as the lease can be ours.
+        """Run one transaction, and again while Postgres does not answer, until the attempt's deadline.
 
-        The statement must be fenced: if only the answer to COMMIT was lost, it is run a second time and finds nothing.
+        The statement must be fenced. So it may be tried for longer than the lease: if somebody else has taken the job
+        meanwhile, or only the answer to COMMIT was lost, it finds nothing. And after an outage of Postgres nobody has,
+        since the reaper waits one lease: a result that is stored already must not be made again.
 
         Raises:
-            AttemptStopped: the lease may be somebody else's by now.
+            AttemptStopped: Postgres did not answer until the deadline.
         """
         pause_s = 0.2
         while True:
@@ -67,7 +69,7 @@ class Attempt:
                 with translated_errors(), self.services.sessions.begin() as session:
                     return write(session)
             except DatabaseError:
-                if self.lease.is_lost:
+                if self.lease.remaining_s <= 0:
                     raise AttemptStopped(StopReason.LOST) from None
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, 2.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 
 from sqlalchemy.orm import Session
 
@@ -11,6 +12,7 @@ from shared.database import translated_errors
 from shared.errors import AnimaticError, DatabaseError, GenerationError, StorageError, TransientError
 from shared.ids import show_id
 from shared.jobs.end import end_job
+from shared.jobs.lease import note_stale
 from shared.jobs.requeue import requeue_job, retry_pause_s
 from shared.objects.store import delete_prefix
 from shared.states import AttemptOutcome, JobStatus
@@ -30,6 +32,7 @@ def settle_attempt(attempt: Attempt, error: Exception) -> None:
                 log.info("%s is released after an outage of Postgres", name)
             case AttemptStopped(reason=StopReason.LOST | StopReason.CUT_OFF | StopReason.STALLED):
                 log.warning("%s was lost; whatever becomes of the job is no longer ours", name)
+                _note_stale(attempt)
                 return
             case AttemptStopped(reason=StopReason.CANCEL):
                 log.info("%s is canceled", name)
@@ -48,6 +51,7 @@ def settle_attempt(attempt: Attempt, error: Exception) -> None:
                 _retry(attempt, AnimaticError("an unexpected error in the worker; its log has the details"))
     except AttemptStopped:
         log.warning("%s: lost while its end was being written", name)
+        _note_stale(attempt)
     _discard_uploads(attempt)
 
 
@@ -84,9 +88,15 @@ def _retry(attempt: Attempt, error: AnimaticError) -> None:
     _requeue(attempt, AttemptOutcome.RETRIED, reason="retry", delay_s=pause_s, error=error)
 
 
+def _note_stale(attempt: Attempt) -> None:
+    """Best effort: for the metrics and for people."""
+    with suppress(DatabaseError), translated_errors(), attempt.services.sessions.begin() as session:
+        note_stale(session, attempt.claim)
+
+
 def _end(attempt: Attempt, status: JobStatus, *, reason: str, error: AnimaticError | None = None) -> None:
     def write(session: Session) -> None:
-        end_job(
+        ended = end_job(
             session,
             attempt.claim.holds(),
             status,
@@ -95,6 +105,8 @@ def _end(attempt: Attempt, status: JobStatus, *, reason: str, error: AnimaticErr
             error_code=error.code if error else None,
             error_message=str(error) if error else None,
         )
+        if ended is None:
+            note_stale(session, attempt.claim)
 
     attempt.persist(write)
 
@@ -108,7 +120,7 @@ def _requeue(
     error: AnimaticError | None = None,
 ) -> None:
     def write(session: Session) -> None:
-        requeue_job(
+        requeued = requeue_job(
             session,
             attempt.claim.holds(),
             outcome,
@@ -118,6 +130,8 @@ def _requeue(
             error_code=error.code if error else None,
             error_message=str(error) if error else None,
         )
+        if requeued is None:
+            note_stale(session, attempt.claim)
 
     attempt.persist(write)
 

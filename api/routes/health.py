@@ -35,6 +35,6 @@ def readyz() -> Response:
     security=[],
 )
 def metrics() -> Response:
-    """Jobs by model and status, claimable jobs, workers, deliveries, and HTTP requests."""
-    body, content_type = render_metrics(services().sessions)
+    """Jobs by model and status, claimable jobs, workers, attempts, doorbell, deliveries, and HTTP requests."""
+    body, content_type = render_metrics(services().sessions, services().doorbell)
     return Response(body, content_type=content_type)

@@ -15,7 +15,7 @@ from api.jobs import accept_job, find_job, owned_job, show_job
 from api.pages import envelope, fetch_page
 from api.responses import documented, json_response
 from api.schemas import JobPage, JobPath, JobRequest, JobsQuery, WaitQuery
-from api.services import current_tenant, services, transaction
+from api.services import current_tenant, reading, services, transaction
 from api.streams import FALLBACK_S, Subscription
 from shared.errors import InvalidInputError, NotFoundError, RateLimitedError, TransientError
 from shared.ids import parse_id
@@ -59,7 +59,7 @@ def list_jobs(query: JobsQuery) -> Response:
         if not equals:
             raise InvalidInputError(f"label must be NAME=VALUE, got {query.label!r}", field="label")
         condition = and_(condition, Job.labels.contains({name: value}))
-    with transaction() as session:
+    with reading() as session:
         rows, has_more = fetch_page(session, Job, condition, query, "job")
         return json_response(
             JobPage(**envelope([job_resource(row, services().settings.public_url) for row in rows], has_more))
@@ -136,7 +136,7 @@ def stream_events(path: JobPath) -> Response:
 
 
 def _read(job_id: str) -> JobResource:
-    with transaction() as session:
+    with reading() as session:
         return show_job(session, find_job(session, job_id))
 
 

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from shared.database import db_now
 from shared.jobs.claim import Claim
-from shared.states import Phase
-from shared.tables import Job, Worker
+from shared.states import AttemptOutcome, Phase
+from shared.tables import Attempt, Job, Worker
 
 #: Postgres notifies here, with the id of a job or a worker, when a flag was set that a heartbeat should fetch at once.
 STOP_CHANNEL = "animatic_stop"
@@ -44,3 +44,21 @@ def extend_lease(
         .execution_options(synchronize_session=False)
     ).one_or_none()
     return None if row is None else Flags(cancel=bool(row[0]), release=bool(row[1]))
+
+
+def note_stale(session: Session, claim: Claim) -> None:
+    """Write down that an attempt that was lost was alive after all: its worker came back with it, and was refused.
+
+    Changes nothing of an attempt that ended otherwise, such as by this worker itself, with only the answer lost.
+    """
+    session.execute(
+        update(Attempt)
+        .where(
+            Attempt.job_id == claim.job_id,
+            Attempt.attempt == claim.attempt,
+            Attempt.outcome == AttemptOutcome.LOST,
+            Attempt.stale_at.is_(None),
+        )
+        .values(stale_at=db_now())
+        .execution_options(synchronize_session=False)
+    )

@@ -11,8 +11,6 @@ from sqlalchemy import text
 from support import eventually
 from trial import Trial, kill
 
-_WAITS_FOR_LOCK = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'job_events'::regclass")
-
 
 class Caller(threading.Thread):
     """Sends one request and notes whether it was answered at all."""
@@ -35,8 +33,7 @@ def test_an_api_killed_before_its_commit_has_accepted_nothing(trial: Trial) -> N
         blocker.execute(text("LOCK TABLE job_events IN ACCESS EXCLUSIVE MODE"))
         caller = Caller(trial, "once")
         caller.start()
-        with trial.engine.connect() as other:
-            eventually(lambda: other.scalar(_WAITS_FOR_LOCK))
+        eventually(lambda: trial.count_waiting_for("job_events", "animatic-api"))
         kill(api)
         caller.join()
     assert caller.status is None

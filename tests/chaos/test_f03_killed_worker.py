@@ -18,10 +18,6 @@ from shared.video import ffmpeg_executable
 
 _VICTIMS = ("child", "parent", "both")
 _PHASES = (Phase.FETCH, Phase.DENOISE, Phase.ENCODE, Phase.UPLOAD, Phase.FINISH)
-_FINISH_WAITS = text(
-    "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted "
-    "AND relation = 'webhook_deliveries'::regclass AND application_name = 'animatic-worker'"
-)
 
 Hold = Callable[[Phase], AbstractContextManager[None]]
 
@@ -58,9 +54,7 @@ def hold(s3_trial: Trial, s3_proxy: HttpFaultProxy, tmp_path: Path, monkeypatch:
 
 def await_phase(trial: Trial, job_id: str, phase: Phase) -> None:
     if phase is Phase.FINISH:  # its transaction holds the row, so no heartbeat says so
-        # Each look in a transaction of its own: Postgres shows one transaction the same backends to its end.
-        with trial.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            eventually(lambda: connection.scalar(_FINISH_WAITS))
+        eventually(lambda: trial.count_waiting_for("webhook_deliveries", "animatic-worker"))
     else:
         eventually(lambda: trial.row(job_id).phase == phase and trial.row(job_id).status == "running")
 

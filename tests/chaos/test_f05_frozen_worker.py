@@ -9,7 +9,7 @@ from trial import Trial, await_log, everyone, freeze, thaw
 
 
 def test_a_frozen_worker_that_wakes_up_changes_nothing(trial: Trial) -> None:
-    judge_frozen(trial, "double", num_inference_steps=30)
+    judge_frozen(trial, "double", num_inference_steps=60)
 
 
 @pytest.mark.campaign
@@ -28,6 +28,7 @@ def judge_frozen(trial: Trial, model: str, **fields: object) -> None:
     winner = trial.service.job(job)
     thaw(processes)
     await_log(frozen, "was lost; whatever")
+    eventually(lambda: trial.attempts(job)[0].stale_at)
     assert trial.service.job(job) == winner
     assert winner["attempt"] == 2
     assert trial.outcomes(job) == ["lost", "succeeded"]

@@ -66,7 +66,7 @@ def test_a_redis_that_forgets_cuts_off_or_stands_still_loses_no_job_and_shows_no
             assert trial.outcomes(job) == ["succeeded"]
     job = trial.submit(num_inference_steps=40)
     trial.await_step(job)
-    usual_s = seconds_of(trial.submit)
+    usual_s = max(seconds_of(trial.submit) for _ in range(3))
     own_redis.child.process.send_signal(signal.SIGSTOP)
     end = time.monotonic() + standstill_s
     while time.monotonic() < end:

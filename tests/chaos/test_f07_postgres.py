@@ -13,7 +13,7 @@ from fault_proxy import Fault, FaultProxy, Kind
 from pydantic import SecretStr
 from sqlalchemy import text
 from support import eventually, migrate, webhook_receiver
-from trial import FAST, Trial, open_port
+from trial import FAST, Trial, await_log, open_port
 
 from cli.engines import Postgres
 from shared.settings import Settings
@@ -95,7 +95,8 @@ def test_a_commit_that_is_not_answered_is_found_done_or_is_done_again(trial: Tri
 def test_an_outage_of_postgres_costs_no_job_a_loss(outage_trial: Trial, own_postgres: Postgres, is_long: bool) -> None:
     trial = outage_trial
     trial.service.start_all()
-    job = trial.submit(num_inference_steps=60)
+    # Long enough to be at work still when two thirds of a lease have passed without Postgres.
+    job = trial.submit(num_inference_steps=100)
     trial.await_step(job)
     own_postgres.child.process.send_signal(signal.SIGQUIT)  # an immediate shutdown: as a crash
     eventually(lambda: trial.service.request("GET", "/readyz").status == 503)
@@ -109,3 +110,24 @@ def test_an_outage_of_postgres_costs_no_job_a_loss(outage_trial: Trial, own_post
     assert trial.outcomes(job) == (["released", "succeeded"] if is_long else ["succeeded"])
     assert trial.offer(key="meanwhile").status == 202
     trial.judge()
+
+
+@pytest.mark.timeout(240)
+def test_a_finish_that_meets_an_outage_longer_than_a_lease_is_done_afterwards(
+    outage_trial: Trial, own_postgres: Postgres
+) -> None:
+    trial = outage_trial
+    with webhook_receiver() as receiver:
+        worker = trial.start(**open_port(receiver.url))
+        with trial.engine.connect() as blocker:
+            blocker.execute(text("LOCK TABLE webhook_deliveries IN EXCLUSIVE MODE"))
+            job = trial.submit(webhook_url=receiver.url)
+            eventually(lambda: trial.count_waiting_for("webhook_deliveries", "animatic-worker"))
+            own_postgres.child.process.send_signal(signal.SIGQUIT)
+            await_log(worker, "no heartbeat for two thirds of the lease")
+            time.sleep(FAST["lease_s"])
+            blocker.invalidate()
+        own_postgres.restart()
+        row = trial.await_status(job, "succeeded")
+        assert (row.losses, trial.outcomes(job)) == (0, ["succeeded"])
+        trial.judge()

@@ -65,11 +65,11 @@ def test_a_result_waits_on_disk_for_a_store_that_is_away_longer_than_its_generat
     s3_trial: Trial, s3_proxy: HttpFaultProxy
 ) -> None:
     worker = s3_trial.start(worker={"s3_endpoint_url": s3_proxy.url("http://s3")})
-    job, waiting = s3_trial.submit(num_inference_steps=20), s3_trial.submit()
+    job, waiting = s3_trial.submit(num_inference_steps=50), s3_trial.submit()
     s3_trial.await_step(job)
     s3_proxy.set(Fault(Kind.REFUSE))
     await_log(worker, "waits for the object store")
-    # A generation takes one second; let the outage last for more than a lease.
+    # A generation takes 2.5 s; let the outage last for more than a lease, which is 3 s.
     lease = s3_trial.row(job).lease_expires_at
     eventually(lambda: s3_trial.db_time() > lease)
     assert s3_trial.row(job).lease_expires_at > lease

@@ -30,6 +30,9 @@ _ANSWERS = {
     "ok": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
 }
 
+#: longer than any sender waits here.
+_HANG_S = 12
+
 
 @dataclass
 class Misbehaving:
@@ -81,7 +84,7 @@ def _answer(receiver: Misbehaving, connection: socket.socket, closing: threading
         receiver.got[path].append((headers, body))
         behaviour = path if len(receiver.got[path]) == 1 else "ok"
         if behaviour == "hang":
-            closing.wait(4)
+            closing.wait(_HANG_S)
         elif behaviour == "reset":
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         else:
@@ -96,7 +99,8 @@ def delivery(trial: Trial, job: str) -> WebhookDelivery:
 def test_every_misbehaviour_is_tried_again_with_the_same_message_or_ends_it(
     trial: Trial, receiver: Misbehaving
 ) -> None:
-    changes = {"outbound_ports": (receiver.port,), "webhook_timeout_s": 1, "webhook_schedule_s": (0, 0.5, 0.5)}
+    # Long enough that a receiver that answers is never given up on a slow machine.
+    changes = {"outbound_ports": (receiver.port,), "webhook_timeout_s": 4, "webhook_schedule_s": (0, 0.5, 0.5)}
     trial.service.start_api(**changes)
     jobs = {}
     for path in ("500", "hang", "302", "410", "reset", "torn", "dies", "ok"):

@@ -60,7 +60,7 @@ def test_a_full_disk_accepts_nothing_loses_nothing_and_keeps_no_half_object(
     roomy.write_text(f'#!/bin/sh\nulimit -S -f unlimited\nexec {ffmpeg_executable()} "$@"\n')
     roomy.chmod(0o755)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(roomy))
-    worker = trial.start(worker={"attempt_deadline_s": 6, **_RETRIES})
+    worker = trial.start(worker={"attempt_deadline_s": 12, **_RETRIES})
     with full_disk(trial.service.processes[-1]):  # the API
         refused = trial.offer(key="once")
         assert (refused.status, refused.json()["code"]) == (503, "storage_unavailable")

@@ -74,8 +74,8 @@ def test_bytes_freeze_and_flow_on_are_cut_and_reset(engines: Engines) -> None:
     with FaultProxy(engines.admin_url) as proxy:
         with psycopg.connect(proxy.url(engines.admin_url), autocommit=True) as connection:
             proxy.set(Fault(Kind.FREEZE))
-            threading.Timer(0.3, proxy.heal).start()
             started = time.monotonic()
+            threading.Timer(0.3, proxy.heal).start()
             assert connection.execute("SELECT 1").fetchone() == (1,)
             assert time.monotonic() - started >= 0.3
             proxy.set(Fault(Kind.CUT_ANSWER, after_bytes=3))

@@ -94,7 +94,7 @@ def test_a_finished_result_waits_while_the_store_is_down(
     service: Service, rocket: bytes, sessions, settings: Settings
 ) -> None:
     service.start_all()
-    job = service.submit(rocket, num_inference_steps=20)
+    job = service.submit(rocket, num_inference_steps=60)
     await_step(service, job["id"])
     objects = Path(settings.object_store)
     objects.rename(objects.with_name("away"))
