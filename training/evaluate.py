@@ -1,0 +1,206 @@
+"""Measures of a finished checkpoint on photos that it was not trained on, through the plain pipeline."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from diffusers import StableVideoDiffusionPipeline
+from torch import Tensor
+
+from training.contact_sheet import save_contact_sheet
+from training.embedding import ImageEmbedder
+from training.gates import Gate, check_gates
+from training.metrics import flicker, mean_flow, psnr, ssim
+from training.motion import CameraMotion, amounts, sampling_grid, warp
+from training.pictures import find_photos, load_picture, to_image
+
+FPS = 7
+BUCKETS = (20, 127, 255)
+NOISE_STRENGTHS = (0.02, 0.1, 0.2, 0.4)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is generated: size in px, frames, denoising steps, seeds for each setting, device (or `auto`)."""
+
+    width: int = 256
+    height: int = 128
+    num_frames: int = 14
+    steps: int = 8
+    seeds: int = 3
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Of one video. Differences are in dB (PSNR), flow in px, flicker in levels of 255."""
+
+    photo: str
+    seed: int
+    motion_bucket_id: int
+    noise_aug_strength: float
+    #: of the photo after encoding and decoding alone: no video can be better.
+    ceiling_db: float
+    #: frame 0 to the photo.
+    first_db: float
+    #: all frames to the photo.
+    all_to_photo_db: float
+    #: last frame to where the photo should have gone, and the still photo to the same.
+    last_db: float
+    static_db: float
+    last_ssim: float
+    #: mean length of the flow from the first to the last frame, and of the intended one, by the same measure.
+    flow_px: float
+    intended_flow_px: float
+    #: mean change from frame to frame, and of the intended frames.
+    flicker: float
+    intended_flicker: float
+    denoise_s: float
+
+
+class Evaluator:
+    """One checkpoint on one device."""
+
+    def __init__(self, checkpoint: Path, num_frames: int, steps: int, device: torch.device) -> None:
+        self._pipe = StableVideoDiffusionPipeline.from_pretrained(checkpoint).to(device)
+        self._pipe.set_progress_bar_config(disable=True)
+        self._embedder = ImageEmbedder(self._pipe.image_encoder, device)
+        self._num_frames = num_frames
+        self._steps = steps
+        self._device = device
+
+    def intended(self, picture: Tensor, motion_bucket_id: int) -> Tensor:
+        """The frames that the model was taught to make, [t 3 h w], range [-1, 1]."""
+        motion = CameraMotion.of(self._embedder(picture[None]))
+        bucket = torch.tensor([motion_bucket_id], device=self._device)
+        amount = amounts(bucket, torch.tensor([float(FPS)], device=self._device), self._num_frames)
+        grid = sampling_grid(motion, amount, picture.shape[-1], picture.shape[-2])
+        return warp(picture[None], grid)[0].clamp(-1, 1)
+
+    @torch.no_grad()
+    def ceiling(self, picture: Tensor) -> Tensor:
+        """The photo encoded and decoded as a video in which nothing moves: its first frame, [3 h w]."""
+        latents = self._pipe.vae.encode(picture[None]).latent_dist.mode()
+        repeated = latents.expand(self._num_frames, -1, -1, -1)
+        decoded: Tensor = self._pipe.vae.decode(repeated, num_frames=self._num_frames).sample[0]
+        return decoded.clamp(-1, 1)
+
+    def generate(self, picture: Tensor, bucket: int, noise: float, seed: int) -> tuple[Tensor, float]:
+        """Frames [t 3 h w], range [-1, 1], as 8 bits keep them, and the seconds of denoising."""
+        began = time.monotonic()
+        latents = self._pipe(
+            # As a picture of 8 bits: tensors would go into the image encoder without being resized.
+            to_image(picture),
+            height=picture.shape[-2],
+            width=picture.shape[-1],
+            num_frames=self._num_frames,
+            num_inference_steps=self._steps,
+            min_guidance_scale=1.0,
+            max_guidance_scale=1.0,
+            fps=FPS,
+            motion_bucket_id=bucket,
+            noise_aug_strength=noise,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="latent",
+        ).frames
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.monotonic() - began
+        with torch.no_grad():
+            frames = self._pipe.decode_latents(latents, self._num_frames, self._num_frames)[0].transpose(0, 1)
+        return torch.round((frames.clamp(-1, 1) + 1) * 127.5) / 127.5 - 1, seconds
+
+    def measure(self, name: str, picture: Tensor, bucket: int, noise: float, seed: int) -> tuple[Measures, Tensor]:
+        """Generate one video and measure it; the frames come with it."""
+        frames, seconds = self.generate(picture, bucket, noise, seed)
+        wanted = self.intended(picture, bucket)
+        ceiling = self.ceiling(picture)
+        measures = Measures(
+            photo=name,
+            seed=seed,
+            motion_bucket_id=bucket,
+            noise_aug_strength=noise,
+            ceiling_db=float(psnr(ceiling[None], picture[None])),
+            first_db=float(psnr(frames[:1], picture[None])),
+            all_to_photo_db=float(psnr(frames, picture[None].expand_as(frames)).mean()),
+            last_db=float(psnr(frames[-1:], wanted[-1:])),
+            static_db=float(psnr(picture[None], wanted[-1:])),
+            last_ssim=float(ssim(frames[-1:], wanted[-1:])),
+            flow_px=mean_flow(frames[0], frames[-1]),
+            intended_flow_px=mean_flow(wanted[0], wanted[-1]),
+            flicker=flicker(frames),
+            intended_flicker=flicker(wanted),
+            denoise_s=round(seconds, 3),
+        )
+        return measures, frames
+
+
+def evaluate(checkpoint: Path, photos: Path, output: Path, how: Settings) -> int:
+    """Measure, print the tables, write them with contact sheets into a folder.
+
+    Returns:
+        0 if all gates hold, else 1.
+    """
+    name = how.device if how.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    evaluator = Evaluator(checkpoint, how.num_frames, how.steps, device)
+    output.mkdir(parents=True, exist_ok=True)
+    found: list[Measures] = []
+    for path in find_photos(photos):
+        picture = load_picture(path, how.width, how.height).to(device)
+        wanted = [(bucket, 0.02) for bucket in BUCKETS] + [(127, noise) for noise in NOISE_STRENGTHS[1:]]
+        for bucket, noise in wanted:
+            for seed in range(1, how.seeds + 1):
+                measures, frames = evaluator.measure(path.stem, picture, bucket, noise, seed)
+                found.append(measures)
+                if seed == 1:
+                    sheet = output / f"{path.stem}-bucket-{bucket}-noise-{noise:g}.png"
+                    save_contact_sheet(sheet, picture, frames, evaluator.intended(picture, bucket))
+    gates = check_gates(found)
+    report = f"{format_table(found)}\n\n{format_gates(gates)}\n"
+    (output / "report.md").write_text(report, encoding="utf-8")
+    records = {"settings": asdict(how), "measures": [asdict(one) for one in found], "gates": [asdict(g) for g in gates]}
+    (output / "measures.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(report)
+    return 0 if all(gate.holds for gate in gates) else 1
+
+
+def format_table(found: list[Measures]) -> str:
+    """A Markdown table, a row for each photo and setting, means over the seeds."""
+    rows = [
+        "| photo | bucket | noise | frame 0 to photo (ceiling), dB | last frame to intended (still photo), dB | SSIM "
+        "| flow (intended), px | flicker (intended), levels | all frames to photo, dB | denoising, s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, int, float], list[Measures]] = {}
+    for one in found:
+        groups.setdefault((one.photo, one.motion_bucket_id, one.noise_aug_strength), []).append(one)
+
+    def mean(group: list[Measures], value: Callable[[Measures], float]) -> float:
+        return sum(value(one) for one in group) / len(group)
+
+    for (photo, bucket, noise), group in groups.items():
+        rows.append(
+            f"| {photo} | {bucket} | {noise:g} "
+            f"| {mean(group, lambda m: m.first_db):.1f} ({group[0].ceiling_db:.1f}) "
+            f"| {mean(group, lambda m: m.last_db):.1f} ({group[0].static_db:.1f}) "
+            f"| {mean(group, lambda m: m.last_ssim):.2f} "
+            f"| {mean(group, lambda m: m.flow_px):.2f} ({group[0].intended_flow_px:.2f}) "
+            f"| {mean(group, lambda m: m.flicker):.2f} ({group[0].intended_flicker:.2f}) "
+            f"| {mean(group, lambda m: m.all_to_photo_db):.1f} "
+            f"| {mean(group, lambda m: m.denoise_s):.1f} |"
+        )
+    return "\n".join(rows)
+
+
+def format_gates(gates: list[Gate]) -> str:
+    """A Markdown table of what must hold and by how much it does."""
+    rows = ["| must hold | worst | holds |", "|---|---|---|"]
+    rows += [f"| {gate.name} | {gate.worst:.2f} | {'yes' if gate.holds else 'NO'} |" for gate in gates]
+    return "\n".join(rows)
