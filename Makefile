@@ -4,10 +4,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PHOTO  ?= docs/samples/rocket.jpg
+PRESET ?= tiny
+RUN    ?= build/training
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check test chaos bench constraints clean
+.PHONY: help setup demo up check test chaos bench train-tiny constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +47,11 @@ bench: setup ## the published numbers, into bench/results
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m bench.overhead
 	$(BIN)/python -m bench.service
+
+train-tiny: setup ## train the embedded model from nothing: half an hour on one GPU; PRESET=two-cores without one
+	for stage in vae temporal-decoder unet; do $(BIN)/python -m training $$stage --preset $(PRESET) --run $(RUN) || exit; done
+	$(BIN)/python -m training export build/checkpoint --run $(RUN)
+	$(BIN)/python -m training evaluate build/checkpoint
 
 constraints: ## pin what the extras resolve to today
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints

@@ -1,0 +1,1 @@
+"""The three stages, in the order in which they are trained."""
