@@ -118,10 +118,11 @@ class Settings(BaseSettings):
     offload: Literal["none", "model", "sequential"] = Field(
         "none", description="accelerate's CPU offload: less GPU memory, more time."
     )
-    engine: Literal["auto", "exact", "stock"] = Field(
+    engine: Literal["auto", "exact", "fast", "stock"] = Field(
         "auto",
-        description="`exact`: rewritten and compiled, the same output but for rounding; `stock`: diffusers' pipeline "
-        "unmodified; `auto`: exact on CUDA, stock elsewhere and where the model is offloaded.",
+        description="`exact`: rewritten and compiled, the same output but for rounding; `fast`: deep features are "
+        "reused between steps, which changes the output; `stock`: diffusers' pipeline unmodified; `auto`: exact on "
+        "CUDA, stock elsewhere and where the model is offloaded.",
     )
     hf_token: SecretStr | None = Field(None, description="Hugging Face token, for gated repositories.")
 

@@ -74,7 +74,7 @@ TOY = Architecture(
         "projection_class_embeddings_input_dim": 48,
         "layers_per_block": 1,
     },
-    vae={**_FULL_VAE, "block_out_channels": (32, 64, 64, 96), "layers_per_block": 1, "sample_size": 64},
+    vae={**_FULL_VAE, "block_out_channels": (32, 32, 32, 64), "layers_per_block": 1, "sample_size": 64},
     image_encoder={
         **_FULL_IMAGE_ENCODER,
         "hidden_size": 32,

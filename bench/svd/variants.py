@@ -18,6 +18,8 @@ from shared.states import Phase
 from worker.pipeline import PipelineInfo, VideoFrames
 from worker.svd.engine import SvdPipeline
 from worker.svd.exact import ExactEngine
+from worker.svd.fast import FastEngine
+from worker.svd.rewrites import REWRITES
 
 #: a call: frames [t h w c] and seconds by stage, as far as the variant tells.
 Call = Callable[[PIL.Image.Image, GenerationParams], tuple[VideoFrames, dict[str, float]]]
@@ -90,9 +92,7 @@ def _stock(pipe: StableVideoDiffusionPipeline) -> Call:
 
 
 def _ours(name: str, pipe: StableVideoDiffusionPipeline, setup: Setup) -> Call:
-    from worker.svd.rewrites import REWRITES
-
-    engine = ExactEngine(
+    engine = (FastEngine if name == "fast" else ExactEngine)(
         pipe, setup.device, rewrites=[each for each in REWRITES if each not in setup.without], compiled=setup.compiled
     )
     info = PipelineInfo(name, "random", "0", name, str(setup.device), str(setup.dtype), "none", 1, {})

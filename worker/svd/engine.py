@@ -94,10 +94,11 @@ class SvdPipeline:
         except BaseException as error:
             # The traceback's frames hold the job's tensors; without this they live until the caller is done with it.
             traceback.clear_frames(error.__traceback__)
-            raise
-        finally:
             latents = None
             self._free()
+            raise
+        # What the job took stays with this process for the next one: giving it back costs half a second.
+        self.engine.free()
         check_frames(frames)
         return Generation(frames=frames, decode_chunk_size=chunk_size, timings_s=watch.seconds)
 
@@ -163,6 +164,7 @@ class SvdPipeline:
             raise _DecodeOutOfMemoryError from _without_frames(error)
 
     def _free(self) -> None:
+        """Give back all memory that is not the model's."""
         self.engine.free()
         gc.collect()
         if self.engine.device.type == "cuda":

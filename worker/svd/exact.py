@@ -17,6 +17,8 @@ from worker.pipeline import VideoFrames
 from worker.svd.compilation import compile_regions, only_what_is_compiled
 from worker.svd.rewrites import REWRITES, rewrite
 from worker.svd.sampler import (
+    Conditioning,
+    Schedule,
     decode,
     denoise,
     encode,
@@ -65,9 +67,13 @@ class ExactEngine:
         watch.lap("encode_image")
         steps = _LaunchedSteps(self.device, on_step)
         with self._stance():
-            latents = denoise(self.pipe.unet, conditioning, schedule, steps.launched)
+            latents = self.sample(conditioning, schedule, steps.launched)
         steps.wait_for_all()
         return latents
+
+    def sample(self, conditioning: Conditioning, schedule: Schedule, on_step: Callable[[int], None]) -> Tensor:
+        """From noise to latents, [1 t c h w]; `on_step` hears of each step that was launched."""
+        return denoise(self.pipe.unet, conditioning, schedule, on_step)
 
     def decode(self, latents: Tensor) -> VideoFrames:
         """See `SvdEngine`."""

@@ -18,6 +18,7 @@ from worker.preflight import check_device, check_model
 from worker.svd.compilation import use_compile_cache
 from worker.svd.engine import SvdPipeline
 from worker.svd.exact import ExactEngine
+from worker.svd.fast import FastEngine
 from worker.svd.stock import StockEngine
 from worker.svd.tiny import make_tiny
 
@@ -62,7 +63,7 @@ def load_pipeline(settings: Settings, entry: ModelEntry) -> SvdPipeline:
     compiled = device.type == "cuda"
     if compiled:
         use_compile_cache(model_root(settings) / "compiled")
-    engine = ExactEngine(pipe, device, compiled=compiled)
+    engine = (FastEngine if tier == "fast" else ExactEngine)(pipe, device, compiled=compiled)
     pipeline = SvdPipeline(engine, info)
     if compiled:
         # Only shapes matter here, so few steps do.
@@ -79,10 +80,10 @@ def choose_engine(settings: Settings, device: torch.device) -> str:
     """
     if settings.engine == "auto":
         return "exact" if device.type == "cuda" and settings.offload == "none" else "stock"
-    if settings.engine == "exact" and settings.offload != "none":
+    if settings.engine != "stock" and settings.offload != "none":
         raise StartupError(
-            f"ANIMATIC_ENGINE=exact keeps all weights on the device, and ANIMATIC_OFFLOAD={settings.offload} moves "
-            "them: set ANIMATIC_OFFLOAD=none or ANIMATIC_ENGINE=stock",
+            f"ANIMATIC_ENGINE={settings.engine} keeps all weights on the device, and "
+            f"ANIMATIC_OFFLOAD={settings.offload} moves them: set ANIMATIC_OFFLOAD=none or ANIMATIC_ENGINE=stock",
             exit_code=ExitCode.CONFIG,
         )
     return settings.engine

@@ -10,10 +10,10 @@ Source: Blattmann et al. 2023 (arXiv:2311.15127); Karras et al. 2022 (arXiv:2206
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import PIL.Image
 import torch
@@ -30,6 +30,24 @@ from worker.svd.rewrites.time import CachedFrameEmbedding
 _CLIP_SIZE = (224, 224)
 
 OnStep = Callable[[int], None]
+
+
+class Unet(Protocol):
+    """A UNet, or what is called like one."""
+
+    def __call__(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        *,
+        encoder_hidden_states: Tensor,
+        added_time_ids: Tensor,
+        return_dict: bool,
+    ) -> tuple[Tensor]:
+        """[b t c h w] → [b t c h w]."""
+
+    def modules(self) -> Iterable[torch.nn.Module]:
+        """All modules in it."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +140,7 @@ def embed_image(pipe: StableVideoDiffusionPipeline, image: PIL.Image.Image, devi
     return embedding[:, None]
 
 
-def set_job_constants(unet: torch.nn.Module, conditioning: Conditioning) -> None:
+def set_job_constants(unet: Unet, conditioning: Conditioning) -> None:
     """Compute what the rewritten layers keep for a whole job."""
     num_frames = conditioning.noise.shape[1]
     numbers = torch.arange(num_frames, device=conditioning.noise.device)
@@ -135,7 +153,7 @@ def set_job_constants(unet: torch.nn.Module, conditioning: Conditioning) -> None
 
 
 @torch.no_grad()
-def denoise(unet: torch.nn.Module, conditioning: Conditioning, schedule: Schedule, on_step: OnStep) -> Tensor:
+def denoise(unet: Unet, conditioning: Conditioning, schedule: Schedule, on_step: OnStep) -> Tensor:
     """Euler's method from noise to latents; nothing in the loop waits for the device.
 
     Args:
@@ -155,7 +173,7 @@ def denoise(unet: torch.nn.Module, conditioning: Conditioning, schedule: Schedul
     return latents
 
 
-def predict(unet: torch.nn.Module, scaled: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+def predict(unet: Unet, scaled: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
     """The network's prediction with guidance applied, [1 t c h w], in float32 at least."""
     branches = conditioning.image_latents.shape[0]
     model_input = torch.cat([scaled.expand(branches, -1, -1, -1, -1), conditioning.image_latents], dim=2)

@@ -1,0 +1,92 @@
+"""The fast tier: what is reused, and that nothing of it reaches another job."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from diffusers import StableVideoDiffusionPipeline
+
+from bench.svd.architecture import TOY, make_pipeline
+from bench.svd_speed import make_params, make_photo
+from shared.catalogue import find_entry
+from shared.settings import Settings
+from shared.states import Phase
+from worker.load import load
+from worker.pipeline import VideoFrames
+from worker.svd.exact import ExactEngine
+from worker.svd.fast import FastEngine, FastOptions, FeatureReuse
+from worker.svd.stopwatch import Stopwatch
+
+CPU = torch.device("cpu")
+PARAMS = make_params(4, 64, 64, 7, 3.0)
+
+
+@pytest.fixture(scope="module")
+def stock() -> StableVideoDiffusionPipeline:
+    return make_pipeline(TOY, device=CPU, dtype=torch.float32)
+
+
+def fresh(stock: StableVideoDiffusionPipeline) -> StableVideoDiffusionPipeline:
+    return StableVideoDiffusionPipeline(**{name: copy.deepcopy(part) for name, part in stock.components.items()})
+
+
+def run(engine: ExactEngine, photo: PIL.Image.Image | None = None) -> torch.Tensor:
+    return engine.denoise(photo or make_photo(64, 64), PARAMS, lambda _step: None, Stopwatch())
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_with_an_interval_of_one_it_is_the_exact_tier(stock: StableVideoDiffusionPipeline, layers: int) -> None:
+    exact = ExactEngine(fresh(stock), CPU, compiled=False)
+    fast = FastEngine(fresh(stock), CPU, options=FastOptions(interval=1, layers=layers), compiled=False)
+    assert torch.equal(run(fast), run(exact))
+
+
+@pytest.mark.parametrize(("interval", "computed"), [(2, 4), (3, 3), (10, 1)])
+def test_deep_features_are_computed_once_in_each_interval(
+    stock: StableVideoDiffusionPipeline, interval: int, computed: int
+) -> None:
+    pipe = fresh(stock)
+    engine = FastEngine(pipe, CPU, options=FastOptions(interval=interval), compiled=False)
+    deep, outer = [], []
+    pipe.unet.mid_block.register_forward_pre_hook(lambda *_: deep.append(1))
+    pipe.unet.conv_out.register_forward_pre_hook(lambda *_: outer.append(1))
+    run(engine)
+    assert (len(deep), len(outer)) == (computed, 7)
+
+
+def test_a_job_sees_nothing_of_the_one_before_even_if_that_was_stopped(stock: StableVideoDiffusionPipeline) -> None:
+    engine = FastEngine(fresh(stock), CPU, compiled=False)
+    alone = run(engine)
+    other = PIL.Image.fromarray(255 - np.asarray(make_photo(64, 64)))
+    assert not torch.equal(run(engine, other), alone)
+
+    def stop(step: int) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.denoise(other, PARAMS, stop, Stopwatch())
+    assert torch.equal(run(engine), alone)
+
+
+@pytest.mark.parametrize(("options", "said"), [((0, 1), "interval"), ((2, 0), "layers"), ((2, 9), "layers")])
+def test_options_out_of_range_are_named(
+    stock: StableVideoDiffusionPipeline, options: tuple[int, int], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        FeatureReuse(stock.unet, interval=options[0], layers=options[1])
+
+
+def test_the_manifest_will_say_fast() -> None:
+    loaded = load(Settings(device="cpu", engine="fast"), find_entry("tiny"))
+    assert loaded.info.engine == "fast"
+    frames: VideoFrames = loaded.generate(make_photo(64, 64), PARAMS, ignore).frames
+    assert frames.shape == (4, 64, 64, 3)
+
+
+def ignore(_phase: Phase, _step: int, _total: int) -> None:
+    """Progress that nobody looks at."""
