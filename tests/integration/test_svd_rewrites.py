@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Any
 
@@ -23,6 +23,15 @@ from worker.svd.sampler import decode, denoise, encode, keep_encoder_in_float32,
 CPU = torch.device("cpu")
 #: relative error that rounding alone explains.
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-4}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Matrices this small are sooner done than handed to a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def params(**options: Any) -> GenerationParams:
