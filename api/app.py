@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from flask import Response, request
+from flask import Response, current_app, request
 from flask_openapi3 import OpenAPI
 from werkzeug.sansio.utils import host_is_trusted
 
 from api import openapi
-from api.auth import authenticate
+from api.auth import authenticate, authorize, needed_scope, require_scopes
 from api.metrics import count_requests
 from api.problems import Problem, register_error_handlers, validation_problem
-from api.routes import deliveries, files, health, inputs, jobs, keys, models
+from api.routes import deliveries, files, health, inputs, jobs, keys, models, usage
 from api.services import Services, services
 from api.streams import JobStreams
 from shared.catalogue import Catalogue
@@ -72,8 +72,9 @@ def create_app(settings: Settings) -> OpenAPI:
     app.after_request(_harden)
     app.register_blueprint(openapi.pages)
     app.register_blueprint(files.local)
-    for module in (jobs, files, deliveries, inputs, keys, models, health):
+    for module in (jobs, files, deliveries, inputs, keys, models, usage, health):
         app.register_api(module.api)
+    require_scopes(app)
     return app
 
 
@@ -85,8 +86,10 @@ def _require_trusted_host() -> None:
 
 
 def _require_key() -> None:
-    if request.path.startswith("/v1/"):
+    # Also where there is no such route: what is there is told to those with a key.
+    if request.path.startswith("/v1/") or needed_scope(current_app, request.endpoint) is not None:
         authenticate()
+        authorize()
 
 
 def _harden(response: Response) -> Response:

@@ -1,23 +1,25 @@
-"""API keys: 256 random bits, of which only the SHA-256 is stored."""
+"""API keys: 256 random bits, of which only the SHA-256 is stored; and what each may do."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import secrets
+from collections.abc import Callable, Collection
 from datetime import timedelta
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
-from flask import g, request
-from sqlalchemy import or_, select, update
+from flask import Flask, current_app, g, request
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from api.services import reading, services, transaction
 from shared.database import db_now
-from shared.errors import UnauthorizedError
+from shared.errors import ForbiddenError, UnauthorizedError
 from shared.ids import new_id
+from shared.scopes import ALL_SCOPES, Scope, allows
 from shared.tables import ApiKey, Tenant
 from shared.webhooks import new_secret
 
@@ -25,16 +27,63 @@ DEFAULT_TENANT = "default"
 
 _PREFIX = "ak_"
 _LAST_USED_EVERY = timedelta(minutes=1)
+_REFUSED = "this API key is unknown, expired or revoked"
+
+View = TypeVar("View", bound=Callable[..., object])
 
 
-def create_key(session: Session, tenant_id: UUID, name: str, *, key: str | None = None) -> tuple[ApiKey, str]:
+def needs(scope: Scope) -> Callable[[View], View]:
+    """Says which scope a route needs. `create_app` refuses a route under /v1 that does not say."""
+
+    def mark(view: View) -> View:
+        view.needed_scope = scope  # type: ignore[attr-defined]
+        return view
+
+    return mark
+
+
+def needed_scope(app: Flask, endpoint: str | None) -> Scope | None:
+    """What the route behind this endpoint needs; None: it is open, or there is none."""
+    return getattr(app.view_functions.get(endpoint or ""), "needed_scope", None)
+
+
+def require_scopes(app: Flask) -> None:
+    """Check that no route under /v1 is open by mistake.
+
+    Raises:
+        RuntimeError: one does not say which scope it needs.
+    """
+    for rule in app.url_map.iter_rules():
+        if rule.rule.startswith("/v1/") and needed_scope(app, rule.endpoint) is None:
+            raise RuntimeError(f"{rule.rule} needs a scope: put @needs(…) below its route")
+
+
+def create_key(
+    session: Session,
+    tenant_id: UUID,
+    name: str,
+    *,
+    scopes: Collection[Scope] = ALL_SCOPES,
+    expires_in_s: float | None = None,
+    key: str | None = None,
+) -> tuple[ApiKey, str]:
     """Store a key's hash; the key itself is returned this once.
 
     Args:
+        expires_in_s: from now, by the database's clock; None: never.
         key: an existing one to store; None: a new one is drawn.
     """
     key = key or f"{_PREFIX}{secrets.token_urlsafe(32)}"
-    row = ApiKey(id=new_id(), tenant_id=tenant_id, name=name, key_sha256=_digest(key), hint=f"{key[:7]}…")
+    row = ApiKey(
+        id=new_id(),
+        tenant_id=tenant_id,
+        name=name,
+        key_sha256=_digest(key),
+        hint=f"{key[:7]}…",
+        scopes=[scope for scope in Scope if scope in scopes],
+    )
+    if expires_in_s is not None:
+        row.expires_at = func.clock_timestamp() + timedelta(seconds=expires_in_s)
     session.add(row)
     session.flush()
     session.refresh(row)
@@ -48,10 +97,10 @@ def ensure_tenant(session: Session, name: str) -> UUID:
 
 
 def authenticate() -> None:
-    """Before each request under /v1: find the tenant behind the key.
+    """Find the tenant behind the request's key.
 
     Raises:
-        UnauthorizedError: there is no key, or it is unknown or revoked.
+        UnauthorizedError: there is no key, or it is unknown, expired or revoked.
     """
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     key = key.strip()
@@ -62,9 +111,9 @@ def authenticate() -> None:
     if found is None and _is_bootstrap_key(key):
         with transaction() as session:
             found = _store_bootstrap_key(session, key)
-    if found is None or found.is_revoked:
-        raise UnauthorizedError("this API key is unknown or revoked")
-    g.tenant_id = found.tenant_id
+    if found is None:
+        raise UnauthorizedError(_REFUSED)
+    g.tenant_id, g.key_id, g.scopes = found.tenant_id, found.id, found.scopes
     if found.is_use_unwritten:
         with transaction() as session:
             session.execute(
@@ -75,12 +124,37 @@ def authenticate() -> None:
             )
 
 
+def authorize() -> None:
+    """Check the scope before anything is looked up, so that the answer is the same whatever is there.
+
+    Raises:
+        ForbiddenError: the key lacks the route's scope.
+    """
+    scope = needed_scope(current_app, request.endpoint)
+    if scope is not None and not allows(g.scopes, scope):
+        raise ForbiddenError(f"this API key lacks the scope {scope}; it has {' '.join(g.scopes) or 'none'}")
+
+
+def check_still_valid(session: Session) -> None:
+    """For requests that last: a key that was revoked meanwhile sees nothing more.
+
+    Raises:
+        UnauthorizedError: it has expired or was revoked.
+    """
+    if session.scalars(select(ApiKey.id).where(ApiKey.id == g.key_id, _is_valid())).one_or_none() is None:
+        raise UnauthorizedError(_REFUSED)
+
+
+def _is_valid() -> ColumnElement[bool]:
+    return and_(ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > db_now()))
+
+
 class _FoundKey(NamedTuple):
     """What a request needs of its key: columns, since building an object for each request costs more than the query."""
 
     id: UUID
     tenant_id: UUID
-    is_revoked: bool
+    scopes: list[str]
     #: `last_used_at` is due again.
     is_use_unwritten: bool
 
@@ -90,9 +164,9 @@ def _find_key(session: Session, key: str) -> _FoundKey | None:
         select(
             ApiKey.id,
             ApiKey.tenant_id,
-            ApiKey.revoked_at.is_not(None),
+            ApiKey.scopes,
             or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < db_now() - _LAST_USED_EVERY),
-        ).where(ApiKey.key_sha256 == _digest(key))
+        ).where(ApiKey.key_sha256 == _digest(key), _is_valid())
     ).one_or_none()
     return None if row is None else _FoundKey(*row)
 
@@ -103,7 +177,7 @@ def _is_bootstrap_key(key: str) -> bool:
 
 
 def _store_bootstrap_key(session: Session, key: str) -> _FoundKey | None:
-    # Two first requests may meet here: the unique hash lets one through, and both then read it.
+    # Two first requests may meet here: the unique hash lets one through, and both then read it. A revoked one stays so.
     session.execute(
         insert(ApiKey)
         .values(
@@ -112,6 +186,7 @@ def _store_bootstrap_key(session: Session, key: str) -> _FoundKey | None:
             name="bootstrap",
             key_sha256=_digest(key),
             hint=f"{key[:7]}…",
+            scopes=list(ALL_SCOPES),
         )
         .on_conflict_do_nothing()
     )

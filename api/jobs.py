@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.intake import ImageSource, load_image, store_image
 from api.schemas import JobRequest
-from api.services import current_tenant, services, transaction
+from api.services import current_tenant, own_usage, services, transaction
 from shared.catalogue import ModelEntry, off_distribution, resolve
 from shared.errors import ConflictError, InvalidInputError, NotFoundError, RequestError, StorageError
 from shared.ids import parse_id, show_id
@@ -20,6 +20,7 @@ from shared.jobs.accept import NewJob, find_by_idempotency_key, insert_job
 from shared.jobs.claim import claimable
 from shared.jobs.resource import JobResource, job_resource
 from shared.params import GenerationOptions
+from shared.quotas import check_storage
 from shared.states import JobStatus
 from shared.tables import Input, Job
 
@@ -80,6 +81,7 @@ def accept_job(request: JobRequest, source: ImageSource, idempotency_key: str | 
         InvalidInputError: a value or the image is not acceptable; nothing was written.
         NotFoundError: `input_id` names nothing.
         RateLimitedError: the tenant has too many queued jobs.
+        QuotaExceededError: it has no room for the image, or none for a result.
         TransientError: Postgres or the object store is not answering.
     """
     app = services()
@@ -110,7 +112,13 @@ def accept_job(request: JobRequest, source: ImageSource, idempotency_key: str | 
     )
     try:
         with transaction() as session:
-            job = insert_job(session, new, queued_jobs_max=app.settings.queued_jobs_max, idempotency=idempotency)
+            job = insert_job(
+                session,
+                new,
+                queued_jobs_max=app.settings.queued_jobs_max,
+                storage_bytes_max=app.settings.storage_bytes_max,
+                idempotency=idempotency,
+            )
             resource = show_job(session, job)
     except ConflictError:
         # Another request under the same key was first: its commit is what we waited for.
@@ -133,20 +141,31 @@ def accept_job(request: JobRequest, source: ImageSource, idempotency_key: str | 
 
 
 def take_input(source: ImageSource) -> Input:
-    """Accept an image for later jobs."""
-    stored, _ = _take_input(source)
-    with transaction() as session:
-        session.add(stored)
-        session.flush()
-        session.refresh(stored)
+    """Accept an image for later jobs.
+
+    Raises:
+        QuotaExceededError: the tenant has no room for it.
+    """
+    stored, is_new = _take_input(source)
+    try:
+        with transaction() as session:
+            check_storage(own_usage(session), adding_bytes=stored.size_bytes)
+            session.add(stored)
+            session.flush()
+            session.refresh(stored)
+    except RequestError:
+        _discard(stored, is_new)
+        raise
     return stored
 
 
 def _take_input(source: ImageSource) -> tuple[Input, bool]:
-    if source.input_id is None:
-        return store_image(load_image(source)), True
     with transaction() as session:
-        return find_input(session, source.input_id), False
+        if source.input_id is not None:
+            return find_input(session, source.input_id), False
+        # Asked before the work, too.
+        check_storage(own_usage(session))
+    return store_image(load_image(source)), True
 
 
 def _discard(stored: Input, is_new: bool) -> None:

@@ -6,6 +6,7 @@ here: problems are `application/problem+json`, and two routes take JSON or multi
 
 from __future__ import annotations
 
+import re
 import threading
 from functools import cache
 from importlib.metadata import version
@@ -17,8 +18,10 @@ from flask import Blueprint, Response, abort, current_app, jsonify, render_templ
 from flask_openapi3 import Info, OpenAPI
 from pydantic import BaseModel
 
+from api.auth import needed_scope
 from api.problems import Problem
 from api.schemas import InputRequest, JobRequest, KeyRequest
+from shared.scopes import Scope
 
 INFO = Info(
     title="Animatic",
@@ -68,8 +71,12 @@ def _build_document(app: OpenAPI) -> dict[str, Any]:
         schemas[model.__name__] = schema
     schemas.pop("ValidationErrorModel", None)
     document["security"] = [{"api_key": []}]
+    scopes = _scopes(app)
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
+            scope = scopes.get((path, method.upper()))
+            # The roles that are needed; an empty list: open. Source: OpenAPI 3.1, Security Requirement Object.
+            operation["security"] = [] if scope is None else [{"api_key": [scope]}]
             for status, answer in operation["responses"].items():
                 if int(status) >= 400:
                     answer["content"] = {
@@ -80,6 +87,16 @@ def _build_document(app: OpenAPI) -> dict[str, Any]:
     if "post" in document["paths"].get("/v1/jobs", {}):
         document["paths"]["/v1/jobs"]["post"].setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
     return document
+
+
+def _scopes(app: OpenAPI) -> dict[tuple[str, str], Scope]:
+    """The scope that a documented path and method needs."""
+    return {
+        (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method): scope
+        for rule in app.url_map.iter_rules()
+        if (scope := needed_scope(app, rule.endpoint)) is not None
+        for method in rule.methods or ()
+    }
 
 
 _IDEMPOTENCY_KEY = {

@@ -13,11 +13,13 @@ from werkzeug.exceptions import HTTPException
 from shared.errors import (
     AnimaticError,
     ConflictError,
+    ForbiddenError,
     GoneError,
     InvalidInputError,
     MalformedRequestError,
     NotFoundError,
     PayloadTooLargeError,
+    QuotaExceededError,
     RateLimitedError,
     RequestError,
     TransientError,
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 _STATUSES: dict[type[AnimaticError], HTTPStatus] = {
     MalformedRequestError: HTTPStatus.BAD_REQUEST,
     UnauthorizedError: HTTPStatus.UNAUTHORIZED,
+    ForbiddenError: HTTPStatus.FORBIDDEN,
+    QuotaExceededError: HTTPStatus.FORBIDDEN,
     NotFoundError: HTTPStatus.NOT_FOUND,
     ConflictError: HTTPStatus.CONFLICT,
     GoneError: HTTPStatus.GONE,
@@ -136,12 +140,11 @@ def register_error_handlers(app: Flask) -> None:
         if status is None:
             return on_exception(error)
         fields = [FieldProblem(field=error.field, message=str(error))] if error.field else []
-        waits = status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
+        retry_after_s = error.retry_after_s if isinstance(error, RateLimitedError) else None
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
             log.warning("%s %s: %s", request.method, request.path, error)
-        return problem_response(
-            status, error.code, str(error), errors=fields, retry_after_s=_RETRY_AFTER_S if waits else None
-        )
+            retry_after_s = _RETRY_AFTER_S
+        return problem_response(status, error.code, str(error), errors=fields, retry_after_s=retry_after_s)
 
     @app.errorhandler(HTTPException)
     def on_http_exception(error: HTTPException) -> Response | HTTPException:

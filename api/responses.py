@@ -19,6 +19,14 @@ def json_response(model: BaseModel, status: int = 200, headers: dict[str, str] |
     return response
 
 
-def documented(status: int, success: type[BaseModel] | dict[str, Any] | None, *problems: int) -> Responses:
+Success = type[BaseModel] | dict[str, Any] | None
+
+
+def documented(status: int, success: Success, *problems: int) -> Responses:
     """The `responses` of a route for the OpenAPI document: its success and its problems."""
     return {str(status): success, **{str(code): Problem for code in problems}}
+
+
+def secured(status: int, success: Success, *problems: int) -> Responses:
+    """As `documented`, of a route that needs a key: with the problems that any of these may have."""
+    return documented(status, success, *sorted({*problems, 400, 401, 403, 429, 503}))

@@ -5,13 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints
 
 from shared.jobs.resource import JobResource
 from shared.params import GenerationOptions, GenerationParams
+from shared.scopes import ALL_SCOPES, Scope
 from shared.states import DeliveryStatus, JobStatus
 
 Item = TypeVar("Item")
+
+#: ten years.
+MAX_KEY_LIFE_S = 10 * 365 * 86_400
 
 LabelName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 
@@ -60,6 +64,15 @@ class KeyRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: Text = Field(min_length=1, max_length=100, description="For people, to tell keys apart.")
+    scopes: list[Annotated[Scope, Strict(False)]] = Field(
+        default_factory=lambda: [Scope.JOBS_READ, Scope.JOBS_WRITE],
+        min_length=1,
+        max_length=len(ALL_SCOPES),
+        description="What the key may do; `admin` can make keys of any scope, and so includes the others.",
+    )
+    expires_in_s: int | None = Field(
+        None, ge=1, le=MAX_KEY_LIFE_S, description="Seconds after which the key is refused; none: never."
+    )
 
 
 class JobPath(BaseModel):
@@ -136,7 +149,9 @@ class KeyResource(BaseModel):
     object: Literal["api_key"] = "api_key"
     name: str
     hint: str
+    scopes: list[Scope]
     created_at: datetime
+    expires_at: datetime | None
     last_used_at: datetime | None
     revoked_at: datetime | None
 
@@ -194,6 +209,14 @@ class WebhookSecretResource(BaseModel):
     object: Literal["webhook_secret"] = "webhook_secret"
     secret: str = Field(description="`whsec_…`, for the `webhook-signature` check of Standard Webhooks.")
     previous_secret_until: datetime | None = Field(description="Until then the secret before signs, too.")
+
+
+class UsageResource(BaseModel):
+    object: Literal["usage"] = "usage"
+    queued_jobs: int = Field(description="Jobs that wait; counted up to their quota.")
+    queued_jobs_max: int
+    storage_bytes: int = Field(description="Images and results that are kept.")
+    storage_bytes_max: int | None = Field(description="None: no quota.")
 
 
 class HealthResource(BaseModel):

@@ -17,6 +17,7 @@ from shared.database import Sessions, translated_errors
 from shared.doorbell import Doorbell
 from shared.objects import ObjectStore
 from shared.outbound import OutboundGuard
+from shared.quotas import Quotas, Usage, read_usage
 from shared.settings import Settings
 
 
@@ -66,3 +67,9 @@ def current_tenant() -> UUID:
     """Whose key the request carries; set by `api.auth`."""
     tenant: UUID = g.tenant_id
     return tenant
+
+
+def own_usage(session: Session) -> Usage:
+    """What the request's tenant has, and what it may have."""
+    settings = services().settings
+    return read_usage(session, current_tenant(), Quotas(settings.queued_jobs_max, settings.storage_bytes_max))

@@ -7,6 +7,7 @@ import click
 from cli.client import Client, path_to
 from cli.options import as_json, talks_to_api
 from cli.output import note, print_json, print_table, show_time
+from shared.scopes import SCOPE_NAMES
 
 
 @click.group()
@@ -16,15 +17,29 @@ def keys() -> None:
 
 @keys.command()
 @click.option("--name", required=True, help="For people, to tell keys apart.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(SCOPE_NAMES),
+    help="What it may do; may be given several times. Default: jobs:read and jobs:write.",
+)
+@click.option("--expires-in-days", type=click.FloatRange(min=0, min_open=True), help="Default: never.")
 @as_json
 @talks_to_api
-def create(client: Client, name: str, as_json: bool) -> None:
+def create(client: Client, name: str, scopes: tuple[str, ...], expires_in_days: float | None, as_json: bool) -> None:
     """Create a key. It is shown this once; the service keeps only its hash.
 
     \b
     animatic keys create --name render-farm
+    animatic keys create --name dashboard --scope jobs:read --expires-in-days 90
     """
-    key = client.post(path_to("keys"), {"name": name})
+    body: dict[str, object] = {"name": name}
+    if scopes:
+        body["scopes"] = list(scopes)
+    if expires_in_days is not None:
+        body["expires_in_s"] = max(1, round(expires_in_days * 86_400))
+    key = client.post(path_to("keys"), body)
     if as_json:
         print_json(key)
         return
@@ -42,13 +57,14 @@ def list_keys(client: Client, as_json: bool) -> None:
         print_json({"object": "list", "data": found})
         return
     print_table(
-        ("ID", "NAME", "KEY", "CREATED", "LAST USED", "REVOKED"),
+        ("ID", "NAME", "KEY", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "REVOKED"),
         (
             (
                 key["id"],
                 key["name"],
                 key.get("hint"),
-                *(show_time(key.get(at)) for at in ("created_at", "last_used_at", "revoked_at")),
+                " ".join(key.get("scopes", ())),
+                *(show_time(key.get(at)) for at in ("created_at", "expires_at", "last_used_at", "revoked_at")),
             )
             for key in found
         ),

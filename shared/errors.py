@@ -5,6 +5,8 @@
     │  ├─ InvalidInputError          422
     │  ├─ MalformedRequestError      400
     │  ├─ UnauthorizedError          401
+    │  ├─ ForbiddenError             403
+    │  ├─ QuotaExceededError         403
     │  ├─ NotFoundError              404
     │  ├─ ConflictError              409
     │  ├─ GoneError                  410
@@ -63,9 +65,21 @@ class MalformedRequestError(RequestError):
 
 
 class UnauthorizedError(RequestError):
-    """The API key is missing, unknown or revoked."""
+    """The API key is missing, unknown, expired or revoked."""
 
     code = "unauthorized"
+
+
+class ForbiddenError(RequestError):
+    """The API key lacks the scope that this needs."""
+
+    code = "forbidden"
+
+
+class QuotaExceededError(RequestError):
+    """The tenant's storage quota is used up."""
+
+    code = "quota_exceeded"
 
 
 class NotFoundError(RequestError):
@@ -102,6 +116,10 @@ class RateLimitedError(RequestError):
     """Too many at once; try again later."""
 
     code = "rate_limited"
+
+    def __init__(self, message: str, *, retry_after_s: int = 2) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class GenerationError(AnimaticError):

@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     s3_region: str = Field("us-east-1", description="S3 region.")
     s3_access_key_id: SecretStr | None = Field(None, description="Default: boto3's own search (environment, role).")
     s3_secret_access_key: SecretStr | None = Field(None, description="Belongs to `S3_ACCESS_KEY_ID`.")
-    presigned_url_ttl_s: int = Field(300, ge=10, le=86_400, description="Life of a signed download URL, s.")
+    presigned_url_ttl_s: int = Field(300, ge=10, le=3_600, description="Life of a signed download URL, s.")
     url_signing_key: SecretStr | None = Field(
         None,
         min_length=32,
@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     idempotency_ttl_s: int = Field(86_400, ge=60, description="How long an Idempotency-Key is kept, s.")
     queued_jobs_max: int = Field(
         10_000, ge=1, description="Queued jobs that a tenant may have; beyond it a request gets 429."
+    )
+    storage_bytes_max: int | None = Field(
+        None, ge=0, description="Bytes of images and results that a tenant may keep; none: no quota."
     )
 
     # Requests going out

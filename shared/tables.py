@@ -50,6 +50,7 @@ class Base(DeclarativeBase):
 
 
 _CLOCK = func.clock_timestamp()
+_ALL_SCOPES = text("""'["jobs:read", "jobs:write", "admin"]'::jsonb""")
 
 
 def _one_of(column: str, values: type[JobStatus] | type[AttemptOutcome] | type[DeliveryStatus]) -> CheckConstraint:
@@ -69,6 +70,11 @@ class Tenant(Base):
     #: the secret before, which signs too until then.
     previous_webhook_secret: Mapped[str | None]
     previous_webhook_secret_until: Mapped[datetime | None]
+    #: what is kept for it in the object store, inputs and results, bytes. Triggers count: see migration 0002.
+    storage_bytes: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    #: its own quotas; none: those of the settings.
+    queued_jobs_max: Mapped[int | None]
+    storage_bytes_max: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(server_default=_CLOCK)
 
 
@@ -83,7 +89,11 @@ class ApiKey(Base):
     key_sha256: Mapped[bytes] = mapped_column(unique=True)
     #: the first characters, so that people can tell keys apart.
     hint: Mapped[str]
+    #: of `Scope`.
+    scopes: Mapped[list[str]] = mapped_column(server_default=_ALL_SCOPES)
     created_at: Mapped[datetime] = mapped_column(server_default=_CLOCK)
+    #: none: it does not expire.
+    expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
 

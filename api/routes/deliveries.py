@@ -6,14 +6,16 @@ from flask import Response
 from flask_openapi3 import APIBlueprint, Tag
 from sqlalchemy import and_, select, update
 
+from api.auth import needs
 from api.jobs import find_job
 from api.pages import envelope, fetch_page
-from api.responses import documented, json_response
+from api.responses import json_response, secured
 from api.schemas import DeliveryPage, DeliveryPath, DeliveryResource, JobPath, PageQuery
 from api.services import current_tenant, transaction
 from shared.database import db_now
 from shared.errors import ConflictError, NotFoundError
 from shared.ids import parse_id, show_id
+from shared.scopes import Scope
 from shared.states import DeliveryStatus
 from shared.tables import WebhookDelivery
 
@@ -23,8 +25,9 @@ api = APIBlueprint("deliveries", __name__, url_prefix="/v1", abp_tags=[Tag(name=
 @api.get(
     "/jobs/<string:job_id>/deliveries",
     summary="List a job's webhook deliveries",
-    responses=documented(200, DeliveryPage, 401, 404, 422, 503),
+    responses=secured(200, DeliveryPage, 404, 422),
 )
+@needs(Scope.JOBS_READ)
 def list_deliveries(path: JobPath, query: PageQuery) -> Response:
     """One once the job has ended, if it named a webhook_url."""
     with transaction() as session:
@@ -36,8 +39,9 @@ def list_deliveries(path: JobPath, query: PageQuery) -> Response:
 @api.post(
     "/deliveries/<string:delivery_id>/redeliver",
     summary="Deliver a webhook again",
-    responses=documented(202, DeliveryResource, 401, 404, 409, 503),
+    responses=secured(202, DeliveryResource, 404, 409),
 )
+@needs(Scope.JOBS_WRITE)
 def redeliver(path: DeliveryPath) -> Response:
     """Sends the same id and body again, now, with a whole new schedule of tries."""
     owned = and_(WebhookDelivery.id == parse_id("evt", path.delivery_id), WebhookDelivery.tenant_id == current_tenant())

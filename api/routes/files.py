@@ -8,36 +8,39 @@ from flask import Blueprint, Response, redirect, request, send_file
 from flask_openapi3 import APIBlueprint, Tag
 from werkzeug.wrappers import Response as BaseResponse
 
+from api.auth import needs
 from api.jobs import find_job
-from api.responses import documented
+from api.responses import secured
 from api.schemas import FramePath, JobPath
 from api.services import services, transaction
 from shared.errors import ConflictError, GoneError, NotFoundError
 from shared.objects import LocalStore
+from shared.scopes import Scope
 from shared.states import JobStatus
 
 api = APIBlueprint("files", __name__, abp_tags=[Tag(name="files")])
 #: not part of the API: its URLs come signed, from the local object store.
 local = Blueprint("local_files", __name__)
 
-_RESPONSES = documented(
-    302, {"description": "Found: a short-lived download URL in `Location`."}, 401, 404, 409, 410, 422, 503
-)
+_RESPONSES = secured(302, {"description": "Found: a short-lived download URL in `Location`."}, 404, 409, 410, 422)
 
 
 @api.get("/v1/jobs/<string:job_id>/video", summary="Download the video", responses=_RESPONSES)
+@needs(Scope.JOBS_READ)
 def download_video(path: JobPath) -> BaseResponse:
     """The MP4 (H.264)."""
     return _redirect(_result(path.job_id)["video"], f"{path.job_id}.mp4")
 
 
 @api.get("/v1/jobs/<string:job_id>/manifest", summary="Download the manifest", responses=_RESPONSES)
+@needs(Scope.JOBS_READ)
 def download_manifest(path: JobPath) -> BaseResponse:
     """All that is needed to make the same video again."""
     return _redirect(_result(path.job_id)["manifest"], f"{path.job_id}.json")
 
 
 @api.get("/v1/jobs/<string:job_id>/frames/<int:number>", summary="Download a frame", responses=_RESPONSES)
+@needs(Scope.JOBS_READ)
 def download_frame(path: FramePath) -> BaseResponse:
     """One frame, if the job asked for frames."""
     frames = _result(path.job_id)["frames"]

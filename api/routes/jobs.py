@@ -10,17 +10,19 @@ from flask import Response, request, stream_with_context
 from flask_openapi3 import APIBlueprint, Tag
 from sqlalchemy import and_
 
+from api.auth import check_still_valid, needs
 from api.intake import read_request
 from api.jobs import accept_job, find_job, owned_job, show_job
 from api.pages import envelope, fetch_page
-from api.responses import documented, json_response
+from api.responses import json_response, secured
 from api.schemas import JobPage, JobPath, JobRequest, JobsQuery, WaitQuery
 from api.services import current_tenant, reading, services, transaction
 from api.streams import FALLBACK_S, Subscription
-from shared.errors import InvalidInputError, NotFoundError, RateLimitedError, TransientError
+from shared.errors import InvalidInputError, NotFoundError, RateLimitedError, TransientError, UnauthorizedError
 from shared.ids import parse_id
 from shared.jobs.resource import JobResource, job_resource
 from shared.jobs.stop import cancel_job, request_deletion
+from shared.scopes import Scope
 from shared.tables import Job
 
 api = APIBlueprint("jobs", __name__, url_prefix="/v1/jobs", abp_tags=[Tag(name="jobs")])
@@ -34,8 +36,9 @@ _STREAM = {"description": "OK", "content": {"text/event-stream": {"schema": {"ty
 @api.post(
     "",
     summary="Submit an image",
-    responses=documented(202, JobResource, 400, 401, 404, 409, 413, 415, 422, 429, 503),
+    responses=secured(202, JobResource, 404, 409, 413, 415, 422),
 )
+@needs(Scope.JOBS_WRITE)
 def submit_job() -> Response:
     """Answers once the job is durable. With an `Idempotency-Key` header a repetition gets the first one's job."""
     parsed, source = read_request(JobRequest)
@@ -46,7 +49,8 @@ def submit_job() -> Response:
     return json_response(job, 202, headers)
 
 
-@api.get("", summary="List jobs", responses=documented(200, JobPage, 401, 422, 503))
+@api.get("", summary="List jobs", responses=secured(200, JobPage, 422))
+@needs(Scope.JOBS_READ)
 def list_jobs(query: JobsQuery) -> Response:
     """The tenant's jobs, newest first."""
     condition = and_(Job.tenant_id == current_tenant(), Job.delete_requested_at.is_(None))
@@ -66,7 +70,8 @@ def list_jobs(query: JobsQuery) -> Response:
         )
 
 
-@api.get("/<string:job_id>", summary="Read a job", responses=documented(200, JobResource, 401, 404, 422, 503))
+@api.get("/<string:job_id>", summary="Read a job", responses=secured(200, JobResource, 404, 422))
+@needs(Scope.JOBS_READ)
 def read_job(path: JobPath, query: WaitQuery) -> Response:
     """With `?wait=SECONDS` the answer comes when the job has ended, or after that time."""
     resource = _read(path.job_id)
@@ -80,7 +85,12 @@ def read_job(path: JobPath, query: WaitQuery) -> Response:
     return json_response(resource)
 
 
-@api.post("/<string:job_id>/cancel", summary="Cancel a job", responses=documented(200, JobResource, 401, 404, 409, 503))
+@api.post(
+    "/<string:job_id>/cancel",
+    summary="Cancel a job",
+    responses=secured(200, JobResource, 404, 409),
+)
+@needs(Scope.JOBS_WRITE)
 def cancel(path: JobPath) -> Response:
     """A queued job ends at once; a running one within one denoising step."""
     with transaction() as session:
@@ -90,7 +100,8 @@ def cancel(path: JobPath) -> Response:
         return json_response(show_job(session, job))
 
 
-@api.delete("/<string:job_id>", summary="Delete a job", responses=documented(204, None, 401, 404, 503))
+@api.delete("/<string:job_id>", summary="Delete a job", responses=secured(204, None, 404))
+@needs(Scope.JOBS_WRITE)
 def delete_job(path: JobPath) -> Response:
     """Cancels it if it is not over, hides it at once, and erases its image, results and parameters soon after."""
     with transaction() as session:
@@ -102,8 +113,9 @@ def delete_job(path: JobPath) -> Response:
 @api.get(
     "/<string:job_id>/events",
     summary="Stream a job's progress",
-    responses=documented(200, _STREAM, 401, 404, 429, 503),
+    responses=secured(200, _STREAM, 404),
 )
+@needs(Scope.JOBS_READ)
 def stream_events(path: JobPath) -> Response:
     """Server-sent events: `job` with the whole job, now and at each change; the stream ends when the job has."""
     _read(path.job_id)
@@ -118,8 +130,8 @@ def stream_events(path: JobPath) -> Response:
             while True:
                 try:
                     resource = _read(path.job_id)
-                except (NotFoundError, TransientError):
-                    return  # deleted meanwhile, or Postgres is away: the client connects again
+                except (NotFoundError, TransientError, UnauthorizedError):
+                    return  # deleted, Postgres is away, or the key was revoked: the client connects again, and sees
                 if (data := resource.model_dump_json()) != last:
                     last, quiet_since = data, time.monotonic()
                     yield f"event: job\ndata: {data}\n\n"
@@ -137,6 +149,7 @@ def stream_events(path: JobPath) -> Response:
 
 def _read(job_id: str) -> JobResource:
     with reading() as session:
+        check_still_valid(session)
         return show_job(session, find_job(session, job_id))
 
 

@@ -8,31 +8,36 @@ from flask import Response
 from flask_openapi3 import APIBlueprint, Tag
 from sqlalchemy import and_, select, update
 
-from api.auth import create_key
+from api.auth import create_key, needs
 from api.intake import read_json
 from api.pages import envelope, fetch_page
-from api.responses import documented, json_response
+from api.responses import json_response, secured
 from api.schemas import KeyPage, KeyPath, KeyRequest, KeyResource, NewKeyResource, PageQuery, WebhookSecretResource
 from api.services import current_tenant, services, transaction
 from shared.database import db_now
 from shared.errors import NotFoundError
 from shared.ids import parse_id, show_id
+from shared.scopes import Scope
 from shared.tables import ApiKey, Tenant
 from shared.webhooks import new_secret
 
 api = APIBlueprint("keys", __name__, url_prefix="/v1", abp_tags=[Tag(name="keys")])
 
 
-@api.post("/keys", summary="Create an API key", responses=documented(201, NewKeyResource, 400, 401, 413, 422, 503))
+@api.post("/keys", summary="Create an API key", responses=secured(201, NewKeyResource, 413, 422))
+@needs(Scope.ADMIN)
 def post_key() -> Response:
     """The answer shows the key; it cannot be read again."""
-    name = read_json(KeyRequest).name
+    wanted = read_json(KeyRequest)
     with transaction() as session:
-        row, key = create_key(session, current_tenant(), name)
+        row, key = create_key(
+            session, current_tenant(), wanted.name, scopes=wanted.scopes, expires_in_s=wanted.expires_in_s
+        )
     return json_response(NewKeyResource(**_resource(row).model_dump(), key=key), 201, {"Cache-Control": "no-store"})
 
 
-@api.get("/keys", summary="List API keys", responses=documented(200, KeyPage, 401, 422, 503))
+@api.get("/keys", summary="List API keys", responses=secured(200, KeyPage, 422))
+@needs(Scope.ADMIN)
 def list_keys(query: PageQuery) -> Response:
     """Without the keys themselves."""
     with transaction() as session:
@@ -40,7 +45,8 @@ def list_keys(query: PageQuery) -> Response:
     return json_response(KeyPage(**envelope([_resource(row) for row in rows], has_more)))
 
 
-@api.delete("/keys/<string:key_id>", summary="Revoke an API key", responses=documented(204, None, 401, 404, 503))
+@api.delete("/keys/<string:key_id>", summary="Revoke an API key", responses=secured(204, None, 404))
+@needs(Scope.ADMIN)
 def revoke_key(path: KeyPath) -> Response:
     """Takes effect at once. A key may revoke itself."""
     owned = and_(ApiKey.id == parse_id("key", path.key_id), ApiKey.tenant_id == current_tenant())
@@ -52,8 +58,11 @@ def revoke_key(path: KeyPath) -> Response:
 
 
 @api.get(
-    "/webhook-secret", summary="Read the webhook secret", responses=documented(200, WebhookSecretResource, 401, 503)
+    "/webhook-secret",
+    summary="Read the webhook secret",
+    responses=secured(200, WebhookSecretResource),
 )
+@needs(Scope.ADMIN)
 def read_webhook_secret() -> Response:
     """Verifies the `webhook-signature` of the tenant's webhooks."""
     with transaction() as session:
@@ -63,8 +72,9 @@ def read_webhook_secret() -> Response:
 @api.post(
     "/webhook-secret/rotate",
     summary="Rotate the webhook secret",
-    responses=documented(200, WebhookSecretResource, 401, 503),
+    responses=secured(200, WebhookSecretResource),
 )
+@needs(Scope.ADMIN)
 def rotate_webhook_secret() -> Response:
     """Draws a new secret. For a day webhooks carry a signature by each, so that receivers can change over."""
     overlap = timedelta(seconds=services().settings.webhook_secret_overlap_s)
@@ -95,7 +105,9 @@ def _resource(row: ApiKey) -> KeyResource:
         id=show_id("key", row.id),
         name=row.name,
         hint=row.hint,
+        scopes=[Scope(scope) for scope in row.scopes],
         created_at=row.created_at,
+        expires_at=row.expires_at,
         last_used_at=row.last_used_at,
         revoked_at=row.revoked_at,
     )

@@ -9,27 +9,31 @@ from flask import Response
 from flask_openapi3 import APIBlueprint, Tag
 from sqlalchemy import func, select
 
+from api.auth import needs
 from api.pages import envelope
-from api.responses import documented, json_response
+from api.responses import json_response, secured
 from api.schemas import ModelLimits, ModelPage, ModelPath, ModelResource
 from api.services import services, transaction
 from shared.catalogue import ModelEntry
 from shared.database import db_now
 from shared.errors import InvalidInputError, NotFoundError
 from shared.jobs.claim import claimable
+from shared.scopes import Scope
 from shared.tables import Job, Worker
 
 api = APIBlueprint("models", __name__, url_prefix="/v1/models", abp_tags=[Tag(name="models")])
 
 
-@api.get("", summary="List models", responses=documented(200, ModelPage, 401, 503))
+@api.get("", summary="List models", responses=secured(200, ModelPage))
+@needs(Scope.JOBS_READ)
 def list_models() -> Response:
     """The first is the default."""
     counts = _counts()
     return json_response(ModelPage(**envelope([_resource(entry, *counts) for entry in services().catalogue], False)))
 
 
-@api.get("/<string:name>", summary="Read a model", responses=documented(200, ModelResource, 401, 404, 503))
+@api.get("/<string:name>", summary="Read a model", responses=secured(200, ModelResource, 404))
+@needs(Scope.JOBS_READ)
 def read_model(path: ModelPath) -> Response:
     """Its defaults and limits."""
     try:

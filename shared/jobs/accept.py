@@ -11,10 +11,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from shared.database import db_now
-from shared.errors import ConflictError, InvalidInputError, NotFoundError, RateLimitedError
+from shared.errors import ConflictError, InvalidInputError, NotFoundError
 from shared.ids import new_id, show_id
 from shared.jobs.events import record_event
 from shared.params import GenerationParams
+from shared.quotas import Quotas, check_queue, check_storage, read_usage
 from shared.states import JobStatus
 from shared.tables import IdempotencyKey, Input, Job
 
@@ -73,6 +74,7 @@ def insert_job(
     new: NewJob,
     *,
     queued_jobs_max: int,
+    storage_bytes_max: int | None = None,
     idempotency: tuple[str, bytes] | None = None,
 ) -> Job:
     """Write the job, its input if it is new, its event and its idempotency key.
@@ -80,21 +82,20 @@ def insert_job(
     Two requests that race under one key meet at the key's primary key: the later waits for the earlier's commit and
     then gets `ConflictError`, upon which the caller reads the winner's job.
 
+    Args:
+        queued_jobs_max, storage_bytes_max: quotas of a tenant that has none of its own.
+
     Raises:
         RateLimitedError: the tenant has too many queued jobs.
+        QuotaExceededError: it has no room for more.
         NotFoundError: the input was erased a moment ago.
         ConflictError: another request took the idempotency key at the same moment.
     """
-    waiting = session.scalar(
-        select(func.count()).select_from(
-            select(Job.id)
-            .where(Job.tenant_id == new.tenant_id, Job.status == JobStatus.QUEUED)
-            .limit(queued_jobs_max)
-            .subquery()
-        )
-    )
-    if (waiting or 0) >= queued_jobs_max:
-        raise RateLimitedError(f"at most {queued_jobs_max} jobs may wait at once; try again when some have run")
+    usage = read_usage(session, new.tenant_id, Quotas(queued_jobs_max, storage_bytes_max))
+    check_queue(usage)
+    # Locked, since erasing the last job of an image erases the image.
+    stored = session.get(Input, new.input.id, with_for_update={"read": True})
+    check_storage(usage, adding_bytes=new.input.size_bytes if stored is None else 0)
     job = Job(
         id=new_id(),
         tenant_id=new.tenant_id,
@@ -107,8 +108,6 @@ def insert_job(
         priority=new.priority,
         rank=_next_rank(new),
     )
-    # Locked, since erasing the last job of an image erases the image.
-    stored = session.get(Input, new.input.id, with_for_update={"read": True})
     if stored is None:
         session.add(new.input)
         session.flush()

@@ -1,0 +1,80 @@
+"""What a tenant may have at once. Both counts are Postgres' own.
+
+They are read without a lock, so that nobody waits: requests that are under way at the same moment may each pass, and a
+tenant may exceed a quota by as many as there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from shared.errors import QuotaExceededError, RateLimitedError
+from shared.states import JobStatus
+from shared.tables import Job, Tenant
+
+
+@dataclass(frozen=True)
+class Quotas:
+    """The settings' values, for tenants that have none of their own."""
+
+    queued_jobs_max: int
+    #: None: none.
+    storage_bytes_max: int | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a tenant has, and what it may have."""
+
+    queued_jobs: int
+    queued_jobs_max: int
+    storage_bytes: int
+    storage_bytes_max: int | None
+
+
+def read_usage(session: Session, tenant_id: UUID, quotas: Quotas) -> Usage:
+    """Counts queued jobs no further than to their quota."""
+    tenant = session.execute(
+        select(Tenant.storage_bytes, Tenant.queued_jobs_max, Tenant.storage_bytes_max).where(Tenant.id == tenant_id)
+    ).one()
+    queued_jobs_max = quotas.queued_jobs_max if tenant.queued_jobs_max is None else tenant.queued_jobs_max
+    queued = (
+        select(Job.id)
+        .where(Job.tenant_id == tenant_id, Job.status == JobStatus.QUEUED)
+        .limit(queued_jobs_max)
+        .subquery()
+    )
+    return Usage(
+        queued_jobs=session.scalar(select(func.count()).select_from(queued)) or 0,
+        queued_jobs_max=queued_jobs_max,
+        storage_bytes=tenant.storage_bytes,
+        storage_bytes_max=quotas.storage_bytes_max if tenant.storage_bytes_max is None else tenant.storage_bytes_max,
+    )
+
+
+def check_queue(usage: Usage) -> None:
+    """
+    Raises:
+        RateLimitedError: as many jobs wait as may.
+    """
+    if usage.queued_jobs >= usage.queued_jobs_max:
+        raise RateLimitedError(f"at most {usage.queued_jobs_max} jobs may wait at once; try again when some have run")
+
+
+def check_storage(usage: Usage, *, adding_bytes: int = 0) -> None:
+    """
+    Args:
+        adding_bytes: what is about to be stored; a job without a new image still needs room for its result.
+
+    Raises:
+        QuotaExceededError: there is no room.
+    """
+    most = usage.storage_bytes_max
+    if most is not None and (usage.storage_bytes >= most or usage.storage_bytes + adding_bytes > most):
+        raise QuotaExceededError(
+            f"at most {most} bytes of images and results may be kept, {usage.storage_bytes} are; delete jobs first"
+        )
