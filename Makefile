@@ -6,10 +6,11 @@ BIN    := $(VENV)/bin
 PHOTO  ?= docs/samples/rocket.jpg
 PRESET ?= tiny
 RUN    ?= build/training
+EXECUTIONS ?= 100000
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check test chaos bench train-tiny constraints clean
+.PHONY: help setup demo up check test chaos fuzz bench train-tiny constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +43,9 @@ test: check ## everything, as CI does
 chaos: setup ## the whole fault campaign, and a soak: tens of minutes
 	$(BIN)/pytest tests/chaos
 	$(BIN)/python -m bench.soak --result bench/results/soak.json
+
+fuzz: setup ## the image decoder by mutated files, for long: make fuzz [EXECUTIONS=100000]
+	FUZZ_EXECUTIONS=$(EXECUTIONS) $(BIN)/pytest -q -s --timeout 0 tests/integration/test_decoder.py -k mutated
 
 bench: setup ## the published numbers, into bench/results
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

@@ -8,6 +8,7 @@ from werkzeug.sansio.utils import host_is_trusted
 
 from api import openapi
 from api.auth import authenticate, authorize, needed_scope, require_scopes
+from api.decoding import ImageDecoder
 from api.metrics import count_requests
 from api.problems import Problem, register_error_handlers, validation_problem
 from api.routes import deliveries, files, health, inputs, jobs, keys, models, usage
@@ -63,6 +64,7 @@ def create_app(settings: Settings) -> OpenAPI:
         doorbell=Doorbell(settings),
         catalogue=Catalogue.from_names(settings.models),
         outbound=OutboundGuard(allow=settings.outbound_allow, ports=settings.outbound_ports),
+        decoder=ImageDecoder(settings),
         streams=JobStreams(engine, limit=settings.api_threads - min(_ANSWERING, settings.api_threads // 2)),
     )
     register_error_handlers(app)

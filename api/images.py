@@ -93,6 +93,7 @@ def accept_image(
 
     Raises:
         InvalidInputError: it is no image, damaged, too small or too large.
+        MemoryError: there is not enough to decode it.
     """
     image = _open(data, field)
     width, height = image.size
@@ -115,6 +116,8 @@ def accept_image(
         )
     try:
         image.load()
+    except MemoryError:
+        raise  # says nothing about the file
     except _DECODER_ERRORS:
         raise InvalidInputError(
             f"{field} must be a complete image, got a {image.format} file of {len(data)} bytes "
@@ -225,6 +228,8 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
                 )
                 if converted is not None:
                     return converted
+        except MemoryError:
+            raise
         except (ImageCms.PyCMSError, *_DECODER_ERRORS):
             pass
     return _convert(image, "RGB")

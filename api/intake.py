@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from werkzeug.exceptions import BadRequest
 
 from api.data_uri import decode_data_uri, is_data_uri
-from api.images import AcceptedImage, accept_image
+from api.images import AcceptedImage
 from api.schemas import InputRequest, JobRequest
 from api.services import current_tenant, services
 from shared.errors import (
@@ -79,6 +79,7 @@ def load_image(source: ImageSource) -> AcceptedImage:
 
     Raises:
         InvalidInputError: it cannot be fetched, is no image, or is too small or too large.
+        DecoderBusyError: too many images are being decoded.
     """
     settings = services().settings
     field = "image"
@@ -93,7 +94,7 @@ def load_image(source: ImageSource) -> AcceptedImage:
         )
     else:
         raise ValueError("this source is stored already")
-    return accept_image(data, max_pixels=settings.max_image_pixels, max_side_px=settings.max_image_side_px, field=field)
+    return services().decoder.accept(data, field=field)
 
 
 def store_image(image: AcceptedImage) -> Input:

@@ -59,7 +59,9 @@ def _post_fork(_server: Any, _worker: Any) -> None:
 
 def _post_worker_init(worker: Any) -> None:
     # SIGTERM clears `alive`; streams and long polls look at it and end.
-    worker.wsgi.extensions["animatic"].streams.is_stopping = lambda: not worker.alive
+    services = worker.wsgi.extensions["animatic"]
+    services.streams.is_stopping = lambda: not worker.alive
+    services.decoder.warm()
 
 
 def _child_exit(_server: Any, worker: Any) -> None:

@@ -11,6 +11,7 @@ from flask import current_app, g
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from api.decoding import ImageDecoder
 from api.streams import JobStreams
 from shared.catalogue import Catalogue
 from shared.database import Sessions, translated_errors
@@ -33,6 +34,7 @@ class Services:
     catalogue: Catalogue
     outbound: OutboundGuard
     streams: JobStreams
+    decoder: ImageDecoder
 
 
 def services() -> Services:

@@ -21,6 +21,7 @@
     │  ├─ StorageError
     │  ├─ QueueError
     │  ├─ DatabaseError
+    │  ├─ DecoderBusyError
     │  ├─ OutOfMemoryError
     │  └─ EncodingError
     ├─ DeliveryError             a webhook's; never changes the job
@@ -169,6 +170,12 @@ class DatabaseError(TransientError):
     """Postgres is not answering."""
 
     code = "database_unavailable"
+
+
+class DecoderBusyError(TransientError):
+    """All image decoders are busy."""
+
+    code = "decoder_busy"
 
 
 class OutOfMemoryError(TransientError):

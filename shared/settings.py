@@ -87,6 +87,17 @@ class Settings(BaseSettings):
         64_000_000, ge=1024, description="Largest input image, pixels; decoding takes about 10 bytes each."
     )
     max_image_side_px: int = Field(30_000, ge=32, description="Longest side of an input image, px.")
+    decoder_processes: int = Field(
+        2, ge=1, le=64, description="Processes per API process that decode images: as many are decoded at once."
+    )
+    decoder_memory_bytes: int = Field(
+        3 * 2**29,
+        ge=2**28,
+        description="Memory (address space) of one of these, bytes; an image that takes more is refused.",
+    )
+    decoder_timeout_s: float = Field(
+        30, gt=0, le=120, description="Time that decoding one image may take, s; one that takes longer is refused."
+    )
     fetch_timeout_s: float = Field(15, gt=0, le=120, description="Total time for fetching an `image_url`, s.")
     idempotency_ttl_s: int = Field(86_400, ge=60, description="How long an Idempotency-Key is kept, s.")
     queued_jobs_max: int = Field(

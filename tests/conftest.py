@@ -121,6 +121,7 @@ def make_client(settings: Settings) -> Iterator[Callable[..., object]]:
     for app in apps:
         services = app.extensions["animatic"]
         services.streams.is_stopping = lambda: True
+        services.decoder.close()
         services.engine.dispose()
         services.doorbell.close()
 
