@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Response, current_app, request
+from flask import Response, current_app, g, request
 from flask_openapi3 import OpenAPI
 from werkzeug.sansio.utils import host_is_trusted
 
@@ -11,13 +11,14 @@ from api.auth import authenticate, authorize, needed_scope, require_scopes
 from api.decoding import ImageDecoder
 from api.metrics import count_requests
 from api.problems import Problem, register_error_handlers, validation_problem
+from api.rate_limit import RateLimiter, Standing
 from api.routes import deliveries, files, health, inputs, jobs, keys, models, usage
 from api.services import Services, services
 from api.streams import JobStreams
 from shared.catalogue import Catalogue
 from shared.database import make_engine, make_sessions
 from shared.doorbell import Doorbell
-from shared.errors import MalformedRequestError
+from shared.errors import MalformedRequestError, RateLimitedError
 from shared.objects import open_store
 from shared.outbound import OutboundGuard
 from shared.settings import Settings
@@ -65,12 +66,14 @@ def create_app(settings: Settings) -> OpenAPI:
         catalogue=Catalogue.from_names(settings.models),
         outbound=OutboundGuard(allow=settings.outbound_allow, ports=settings.outbound_ports),
         decoder=ImageDecoder(settings),
+        limiter=RateLimiter(settings),
         streams=JobStreams(engine, limit=settings.api_threads - min(_ANSWERING, settings.api_threads // 2)),
     )
     register_error_handlers(app)
     count_requests(app)
     app.before_request(_require_trusted_host)
     app.before_request(_require_key)
+    app.after_request(_show_rate)
     app.after_request(_harden)
     app.register_blueprint(openapi.pages)
     app.register_blueprint(files.local)
@@ -91,7 +94,25 @@ def _require_key() -> None:
     # Also where there is no such route: what is there is told to those with a key.
     if request.path.startswith("/v1/") or needed_scope(current_app, request.endpoint) is not None:
         authenticate()
+        _require_rate()
         authorize()
+
+
+def _require_rate() -> None:
+    standing = services().limiter.hit(g.key_id)
+    g.standing = standing
+    if standing is not None and not standing.is_allowed:
+        raise RateLimitedError(
+            f"at most {standing.limit} requests a minute with one API key; try again in {standing.reset_s} s",
+            retry_after_s=standing.reset_s,
+        )
+
+
+def _show_rate(response: Response) -> Response:
+    standing: Standing | None = g.get("standing")
+    if standing is not None:
+        response.headers.update(standing.headers())
+    return response
 
 
 def _harden(response: Response) -> Response:

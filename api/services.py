@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from api.decoding import ImageDecoder
+from api.rate_limit import RateLimiter
 from api.streams import JobStreams
 from shared.catalogue import Catalogue
 from shared.database import Sessions, translated_errors
@@ -35,6 +36,7 @@ class Services:
     outbound: OutboundGuard
     streams: JobStreams
     decoder: ImageDecoder
+    limiter: RateLimiter
 
 
 def services() -> Services:

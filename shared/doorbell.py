@@ -14,6 +14,7 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from shared.breaker import Breaker
 from shared.errors import QueueError
 from shared.settings import Settings
 
@@ -39,11 +40,8 @@ class Doorbell:
             broker_pool_limit=_CONNECTIONS,
         )
         self._redis = redis.Redis.from_url(url, **timeouts, retry=None)
-        self._clock = clock
         self._slots = threading.Semaphore(_CONNECTIONS)
-        self._lock = threading.Lock()
-        self._is_broken = False
-        self._closed_until = 0.0
+        self._breaker = Breaker(pause_s=_PAUSE_S, clock=clock)
 
     def ring(self, queue: str, job: str) -> bool:
         """Publish one message, best effort. False: Redis is not answering; the sweep will ring again.
@@ -53,33 +51,19 @@ class Doorbell:
             job: the job's id, for people who read logs; the worker takes whatever is best.
         """
         # Asked again with a slot in hand: whoever waited for it has learned meanwhile.
-        if not self._may_try() or not self._slots.acquire(timeout=_TIMEOUT_S):
+        if not self._breaker.may_try() or not self._slots.acquire(timeout=_TIMEOUT_S):
             return False
         try:
-            if not self._may_try(is_about_to=True):
+            if not self._breaker.may_try(is_about_to=True):
                 return False
             self._app.send_task(TASK_NAME, kwargs={"job": job}, queue=queue, retry=False, ignore_result=True)
         except (OperationalError, redis.RedisError, OSError):
-            self._note(is_broken=True)
+            self._breaker.note(is_broken=True)
             return False
         finally:
             self._slots.release()
-        self._note(is_broken=False)
+        self._breaker.note(is_broken=False)
         return True
-
-    def _may_try(self, *, is_about_to: bool = False) -> bool:
-        with self._lock:
-            if self._clock() < self._closed_until:
-                return False
-            if is_about_to and self._is_broken:
-                # One tries, the others do not wait for it.
-                self._closed_until = self._clock() + _PAUSE_S
-            return True
-
-    def _note(self, *, is_broken: bool) -> None:
-        with self._lock:
-            self._is_broken = is_broken
-            self._closed_until = self._clock() + _PAUSE_S if is_broken else 0.0
 
     def check(self) -> None:
         """Ask Redis for a sign of life, even where `ring` has given it up for a while.

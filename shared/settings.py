@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     )
     fetch_timeout_s: float = Field(15, gt=0, le=120, description="Total time for fetching an `image_url`, s.")
     idempotency_ttl_s: int = Field(86_400, ge=60, description="How long an Idempotency-Key is kept, s.")
+    rate_limit_per_minute: int = Field(
+        6_000, ge=0, description="Requests per minute of one API key; beyond it they get 429. 0: no limit."
+    )
     queued_jobs_max: int = Field(
         10_000, ge=1, description="Queued jobs that a tenant may have; beyond it a request gets 429."
     )

@@ -122,6 +122,7 @@ def make_client(settings: Settings) -> Iterator[Callable[..., object]]:
         services = app.extensions["animatic"]
         services.streams.is_stopping = lambda: True
         services.decoder.close()
+        services.limiter.close()
         services.engine.dispose()
         services.doorbell.close()
 
