@@ -10,7 +10,7 @@ EXECUTIONS ?= 100000
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check test chaos fuzz bench train-tiny constraints clean
+.PHONY: help setup demo up check test chaos fuzz contract bench train-tiny constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ chaos: setup ## the whole fault campaign, and a soak: tens of minutes
 
 fuzz: setup ## the image decoder by mutated files, for long: make fuzz [EXECUTIONS=100000]
 	FUZZ_EXECUTIONS=$(EXECUTIONS) $(BIN)/pytest -q -s --timeout 0 tests/integration/test_decoder.py -k mutated
+
+contract: setup ## Schemathesis over the OpenAPI document, for long
+	CONTRACT_EXAMPLES=200 $(BIN)/pytest -q -s --timeout 0 tests/integration/test_contract.py
 
 bench: setup ## the published numbers, into bench/results
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

@@ -158,8 +158,7 @@ def _read_form(model: type[Request]) -> tuple[Request, bytes | None]:
         values = form.getlist(name)
         if len(values) > 1:
             raise InvalidInputError(f"{name[:80]} must be given once, got {len(values)} times", field=name[:80])
-        if values[0] != "":
-            fields[name] = values[0]
+        fields[name] = values[0]
     if model is JobRequest and "labels" in fields:
         fields["labels"] = _json_object("labels", fields["labels"])
     # Form fields are text: "25" is a number here, as it is not in JSON.

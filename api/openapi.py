@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -70,6 +71,7 @@ def _build_document(app: OpenAPI) -> dict[str, Any]:
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
     schemas.pop("ValidationErrorModel", None)
+    _close(schemas, app)
     document["security"] = [{"api_key": []}]
     scopes = _scopes(app)
     for path, operations in document["paths"].items():
@@ -83,7 +85,9 @@ def _build_document(app: OpenAPI) -> dict[str, Any]:
                         "application/problem+json": {"schema": {"$ref": _REFERENCE.format(model="Problem")}}
                     }
             if method == "post" and path in _BODIES:
-                operation["requestBody"] = _body(_BODIES[path], takes_form=path in _FORMS)
+                operation["requestBody"] = _body(_BODIES[path], schemas, takes_form=path in _FORMS)
+            if (link := _LINKED.get((method, path))) is not None:
+                _add_links(document, operation, *link)
     if "post" in document["paths"].get("/v1/jobs", {}):
         document["paths"]["/v1/jobs"]["post"].setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
     return document
@@ -99,6 +103,52 @@ def _scopes(app: OpenAPI) -> dict[tuple[str, str], Scope]:
     }
 
 
+def _close(schemas: dict[str, Any], app: OpenAPI) -> None:
+    """Say what the models alone cannot: which models there are, and that just one image is given."""
+    names = [entry.name for entry in app.extensions["animatic"].catalogue]
+    schemas["JobRequest"]["properties"]["model"]["anyOf"] = [{"type": "string", "enum": names}, {"type": "null"}]
+    for name, sources in _SOURCES.items():
+        schemas[name].update(_just_one(sources))
+
+
+def _just_one(fields: Sequence[str]) -> dict[str, Any]:
+    """JSON Schema: one of these is there, and is not null."""
+    return {"oneOf": [{"required": [field], "properties": {field: {"type": "string"}}} for field in fields]}
+
+
+def _form(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
+    """The model's fields as those of a form, which knows text and files, and carries the image itself."""
+    fields = {}
+    for name, field in schemas[model.__name__]["properties"].items():
+        # A form has no null.
+        [kind] = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
+        fields[name] = {**kind, **{key: field[key] for key in ("description",) if key in field}}
+    for source in _SOURCES[model.__name__]:
+        del fields[source]
+    # `labels` is an object here, too: a part of multipart that is an object is JSON (OpenAPI 3.1, Encoding Object).
+    fields["image"] = {"type": "string", "format": "binary", "description": "The image file."}
+    return {"type": "object", "properties": fields, "additionalProperties": False, "required": ["image"]}
+
+
+def _add_links(document: dict[str, Any], operation: dict[str, Any], status: str, parameter: str, value: str) -> None:
+    """Name the operations that take the id of what this one answers with."""
+    operation["responses"][status]["links"] = {
+        target["operationId"]: {"operationId": target["operationId"], "parameters": {parameter: value}}
+        for path, operations in document["paths"].items()
+        for target in operations.values()
+        if f"{{{parameter}}}" in path
+    }
+
+
+_SOURCES = {"JobRequest": ("image_url", "input_id"), "InputRequest": ("image_url",)}
+_LINKED = {
+    ("post", "/v1/jobs"): ("202", "job_id", "$response.body#/id"),
+    ("post", "/v1/inputs"): ("201", "input_id", "$response.body#/id"),
+    ("post", "/v1/keys"): ("201", "key_id", "$response.body#/id"),
+    ("get", "/v1/jobs/{job_id}/deliveries"): ("200", "delivery_id", "$response.body#/first_id"),
+    ("get", "/v1/models"): ("200", "name", "$response.body#/first_id"),
+}
+
 _IDEMPOTENCY_KEY = {
     "in": "header",
     "name": "Idempotency-Key",
@@ -108,13 +158,8 @@ _IDEMPOTENCY_KEY = {
 }
 
 
-def _body(model: type[BaseModel], *, takes_form: bool) -> dict[str, Any]:
+def _body(model: type[BaseModel], schemas: dict[str, Any], *, takes_form: bool) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}}}
     if takes_form:
-        form = dict(model.model_json_schema(ref_template=_REFERENCE)["properties"])
-        if "labels" in form:
-            form["labels"] = {"type": "string", "description": form["labels"]["description"]}
-        form["image"] = {"type": "string", "format": "binary", "description": "The image file."}
-        schema = {"type": "object", "properties": form, "additionalProperties": False}
-        content["multipart/form-data"] = {"schema": schema}
+        content["multipart/form-data"] = {"schema": _form(model, schemas)}
     return {"required": True, "content": content}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
-from uuid import UUID
 
 from sqlalchemy import ColumnElement, select, tuple_
 from sqlalchemy.orm import Session
 
 from api.schemas import PageQuery
-from shared.errors import InvalidInputError, NotFoundError
+from shared.errors import NotFoundError
 from shared.ids import Prefix, parse_id
 
 Row = TypeVar("Row")
@@ -22,17 +21,17 @@ def fetch_page(
     """Rows of one page, and whether there are more.
 
     Raises:
-        InvalidInputError: `after` names nothing in this list.
+        NotFoundError: `after` names nothing in this list; what is another tenant's counts as nothing.
     """
     columns: Any = table
     key = tuple_(columns.created_at, columns.id)
     statement: Any = select(table).where(condition)
     if query.after is not None:
         cursor = session.execute(
-            select(columns.created_at, columns.id).where(columns.id == _cursor_id(prefix, query.after), condition)
+            select(columns.created_at, columns.id).where(columns.id == parse_id(prefix, query.after), condition)
         ).one_or_none()
         if cursor is None:
-            raise InvalidInputError(f"after must be the last_id of a page, got {query.after!r}", field="after")
+            raise NotFoundError(f"after must be the last_id of a page, got {query.after!r}", field="after")
         statement = statement.where(key > tuple(cursor) if query.order == "asc" else key < tuple(cursor))
     direction: Callable[[Any], Any] = (lambda c: c.asc()) if query.order == "asc" else (lambda c: c.desc())
     rows: Sequence[Row] = session.scalars(
@@ -49,10 +48,3 @@ def envelope(data: Sequence[Any], has_more: bool) -> dict[str, Any]:
         "last_id": data[-1].id if data else None,
         "has_more": has_more,
     }
-
-
-def _cursor_id(prefix: Prefix, after: str) -> UUID:
-    try:
-        return parse_id(prefix, after)
-    except NotFoundError as error:
-        raise InvalidInputError(f"after: {error}", field="after") from None

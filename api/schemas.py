@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints, model_validator
 
 from shared.jobs.resource import JobResource
-from shared.params import GenerationOptions, GenerationParams
+from shared.params import GenerationOptions, GenerationParams, whole_numbers
 from shared.scopes import ALL_SCOPES, Scope
 from shared.states import DeliveryStatus, JobStatus
 
@@ -17,7 +17,8 @@ Item = TypeVar("Item")
 #: ten years.
 MAX_KEY_LIFE_S = 10 * 365 * 86_400
 
-LabelName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+_LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$"
+LabelName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=_LABEL_NAME)]
 
 
 def _check_text(value: str) -> str:
@@ -26,9 +27,28 @@ def _check_text(value: str) -> str:
     return value
 
 
+def _check_label(value: str) -> str:
+    if value.startswith("=") or "=" not in value:
+        raise ValueError(f"label must be NAME=VALUE, got {value[:80]!r}")
+    return value
+
+
 #: what Postgres can store.
-Text = Annotated[str, AfterValidator(_check_text)]
+Text = Annotated[str, AfterValidator(_check_text), Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
+LabelFilter = Annotated[
+    str,
+    AfterValidator(_check_text),
+    AfterValidator(_check_label),
+    StringConstraints(max_length=320),
+    Field(json_schema_extra={"pattern": r"^[^=\u0000]+=[^\u0000]*$"}),
+]
 LabelValue = Annotated[Text, StringConstraints(max_length=255)]
+
+
+def _close_labels(schema: dict[str, Any]) -> None:
+    # pydantic's own says what names that match are worth, and nothing of those that do not.
+    schema["additionalProperties"] = schema.pop("patternProperties")[_LABEL_NAME]
+    schema["propertyNames"]["pattern"] = _LABEL_NAME
 
 
 class JobRequest(GenerationOptions):
@@ -45,7 +65,10 @@ class JobRequest(GenerationOptions):
     model: str | None = Field(None, max_length=100, description="Catalogue name; default: the first of /v1/models.")
     priority: int = Field(0, ge=-100, le=100, description="Higher goes first.")
     labels: dict[LabelName, LabelValue] = Field(
-        default_factory=dict, max_length=16, description="Your own names and values; in a form, a JSON object."
+        default_factory=dict,
+        max_length=16,
+        description="Your own names and values; in a form, a JSON object.",
+        json_schema_extra=_close_labels,
     )
     webhook_url: str | None = Field(
         None, max_length=2048, description="Gets a signed POST (Standard Webhooks) when the job has ended."
@@ -73,6 +96,11 @@ class KeyRequest(BaseModel):
     expires_in_s: int | None = Field(
         None, ge=1, le=MAX_KEY_LIFE_S, description="Seconds after which the key is refused; none: never."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_whole_numbers(cls, values: Any) -> Any:
+        return whole_numbers(values)
 
 
 class JobPath(BaseModel):
@@ -102,7 +130,7 @@ class ModelPath(BaseModel):
 class PageQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    after: str | None = Field(None, max_length=100, description="`last_id` of the page before.")
+    after: str | None = Field(None, pattern=r"^[a-z]{3}_[0-9a-f]{32}$", description="`last_id` of the page before.")
     limit: int = Field(20, ge=1, le=100)
     order: Literal["asc", "desc"] = Field("desc", description="By the time of creation.")
 
@@ -110,7 +138,7 @@ class PageQuery(BaseModel):
 class JobsQuery(PageQuery):
     status: JobStatus | None = None
     model: Text | None = Field(None, max_length=100)
-    label: Text | None = Field(None, max_length=320, description="`NAME=VALUE` that the job must carry.")
+    label: LabelFilter | None = Field(None, description="`NAME=VALUE` that the job must carry.")
 
 
 class WaitQuery(BaseModel):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -107,12 +107,26 @@ class GenerationOptions(BaseModel):
     seed: Seed | None = None
     frames_format: Frames | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_whole_numbers(cls, values: Any) -> Any:
+        return whole_numbers(values)
+
     @model_validator(mode="after")
     def _check_guidance(self) -> Self:
         low, high = self.min_guidance_scale, self.max_guidance_scale
         if low is not None and high is not None and low > high:
             raise ValueError(f"min_guidance_scale must not exceed max_guidance_scale ({high:g}), got {low:g}")
         return self
+
+
+def whole_numbers(values: Any) -> Any:
+    """The fields of a JSON object with 14.0 as 14: to JSON and its schemas both are the same integer."""
+    if not isinstance(values, dict):
+        return values
+    return {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value for name, value in values.items()
+    }
 
 
 def draw_seed() -> int:

@@ -18,7 +18,7 @@ from api.responses import json_response, secured
 from api.schemas import JobPage, JobPath, JobRequest, JobsQuery, WaitQuery
 from api.services import current_tenant, reading, services, transaction
 from api.streams import FALLBACK_S, Subscription
-from shared.errors import InvalidInputError, NotFoundError, RateLimitedError, TransientError, UnauthorizedError
+from shared.errors import NotFoundError, RateLimitedError, TransientError, UnauthorizedError
 from shared.ids import parse_id
 from shared.jobs.resource import JobResource, job_resource
 from shared.jobs.stop import cancel_job, request_deletion
@@ -30,7 +30,16 @@ api = APIBlueprint("jobs", __name__, url_prefix="/v1/jobs", abp_tags=[Tag(name="
 #: a comment line now and then keeps proxies from closing a quiet stream.
 _KEEP_ALIVE_S = 15.0
 
-_STREAM = {"description": "OK", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+#: of each event.
+_EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"const": "job"},
+        "data": {"type": "string", "contentMediaType": "application/json", "description": "A JobResource."},
+    },
+}
+_STREAM = {"description": "OK", "content": {"text/event-stream": {"schema": _EVENT}}}
 
 
 @api.post(
@@ -49,7 +58,7 @@ def submit_job() -> Response:
     return json_response(job, 202, headers)
 
 
-@api.get("", summary="List jobs", responses=secured(200, JobPage, 422))
+@api.get("", summary="List jobs", responses=secured(200, JobPage, 404, 422))
 @needs(Scope.JOBS_READ)
 def list_jobs(query: JobsQuery) -> Response:
     """The tenant's jobs, newest first."""
@@ -59,9 +68,7 @@ def list_jobs(query: JobsQuery) -> Response:
     if query.model is not None:
         condition = and_(condition, Job.model == query.model)
     if query.label is not None:
-        name, equals, value = query.label.partition("=")
-        if not equals:
-            raise InvalidInputError(f"label must be NAME=VALUE, got {query.label!r}", field="label")
+        name, _, value = query.label.partition("=")
         condition = and_(condition, Job.labels.contains({name: value}))
     with reading() as session:
         rows, has_more = fetch_page(session, Job, condition, query, "job")

@@ -36,7 +36,7 @@ def post_key() -> Response:
     return json_response(NewKeyResource(**_resource(row).model_dump(), key=key), 201, {"Cache-Control": "no-store"})
 
 
-@api.get("/keys", summary="List API keys", responses=secured(200, KeyPage, 422))
+@api.get("/keys", summary="List API keys", responses=secured(200, KeyPage, 404, 422))
 @needs(Scope.ADMIN)
 def list_keys(query: PageQuery) -> Response:
     """Without the keys themselves."""

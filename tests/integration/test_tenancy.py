@@ -231,4 +231,4 @@ def test_a_cursor_of_another_tenant_is_no_cursor(client: Any, sessions: Sessions
             ]
             bodies = [told(answer, things) for answer, things in zip(answers, (others, ABSENT_THINGS), strict=True)]
             assert bodies[0] == bodies[1]
-            assert bodies[0][0] == 422
+            assert bodies[0][0] == 404

@@ -1,0 +1,40 @@
+"""The whole OpenAPI document, held against the running service: Schemathesis with all its checks, and no failure."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from support import BOOTSTRAP_KEY, Service
+
+TESTS = Path(__file__).parents[1]
+#: per operation and phase; more: CONTRACT_EXAMPLES=100.
+EXAMPLES = os.environ.get("CONTRACT_EXAMPLES", "5")
+
+
+def test_the_service_keeps_its_own_contract(service: Service) -> None:
+    service.start_all("double", models=("double",), rate_limit_per_minute=0, queued_jobs_max=10**6)
+    # Whatever is cut off is found by its own tests; a run of the same seed asks the same.
+    arguments = ["--checks", "all", "--max-examples", EXAMPLES, "--seed", "1", "--continue-on-failure", "--no-shrink"]
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json"),
+            *arguments,
+            *("-H", f"Authorization: Bearer {BOOTSTRAP_KEY}"),
+        ],
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "contract_hooks", "PYTHONPATH": str(TESTS), "COLUMNS": "120"},
+        cwd=service.logs,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    [cases] = re.findall(r"(\d+) generated", run.stdout)
+    [tested] = re.findall(r"Tested: (\d+)", run.stdout)
+    # The key was not revoked by its own test, after which everything would be a 401.
+    assert service.request("GET", "/v1/keys").status == 200
+    log = service.processes[0].log.read_text()
+    assert "Traceback" not in log
+    print(f"\nSchemathesis: {cases} cases, {tested} operations")
