@@ -58,6 +58,11 @@ class DataFolder:
             os.close(self._lock)
             self._lock = None
 
+    def has_key(self) -> bool:
+        """Whether somebody has said what the API key is, or it is known from the last time."""
+        names = ("ANIMATIC_BOOTSTRAP_API_KEY", "ANIMATIC_BOOTSTRAP_API_KEY_FILE")
+        return any(os.environ.get(name) for name in names) or self.key_path.exists()
+
     def take_key(self) -> str:
         """The API key: as the user's environment says, as kept from the last time, or a new one."""
         key = os.environ.get("ANIMATIC_BOOTSTRAP_API_KEY")

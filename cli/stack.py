@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 from cli.data_folder import DataFolder
@@ -64,6 +65,12 @@ class Stack:
         """
         entry = find_entry(self.options.model)
         load_settings()  # a misspelt variable is better told before anything is started
+        if not _is_loopback(self.options.host) and not self.folder.has_key():
+            raise StartupError(
+                f"listening on {self.options.host} opens the service to the network, and there is no API key yet: set "
+                "ANIMATIC_BOOTSTRAP_API_KEY_FILE to a file with one of at least 20 characters, or listen on 127.0.0.1",
+                exit_code=ExitCode.CONFIG,
+            )
         self.folder.take()
         port = self._take_port()
         url = f"http://{_reachable(self.options.host)}:{port}"
@@ -234,6 +241,13 @@ def _models(model: str, chosen: str | None) -> str:
         return ",".join(models if model in models else [*models, model])
     # The first is the default of requests that name none.
     return ",".join([model, *(name for name in models if name != model)])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _reachable(host: str) -> str:

@@ -45,7 +45,9 @@ def up(host: str, port: int, data_dir: Path, model: str, as_json: bool) -> None:
     per visible GPU, or one on the CPU.
 
     Data stay in the data folder and are there again at the next start. ANIMATIC_DATABASE_URL, ANIMATIC_REDIS_URL
-    and ANIMATIC_OBJECT_STORE name parts that run elsewhere; all other settings work as well.
+    and ANIMATIC_OBJECT_STORE name parts that run elsewhere; all other settings work as well. To listen on another
+    address than this machine's own it needs an API key in ANIMATIC_BOOTSTRAP_API_KEY_FILE, or one from an earlier
+    start.
 
     \b
     animatic up

@@ -118,8 +118,8 @@ def test_the_engines_get_the_credentials_that_our_processes_use() -> None:
     postgres, redis = environment(SERVICES["postgres"]), environment(SERVICES["redis"])
     url = f"postgresql://{postgres['POSTGRES_USER']}:{postgres['POSTGRES_PASSWORD']}@postgres:5432/{postgres['POSTGRES_DB']}"
     assert api.database_url.get_secret_value() == url
-    command = [fill_in(part) for part in SERVICES["redis"]["command"]]
-    assert command[command.index("--requirepass") + 1] == redis["REDISCLI_AUTH"]
+    command = SERVICES["redis"]["command"][-1].split()
+    assert '"$$REDISCLI_AUTH"' in command
     assert api.redis_url.get_secret_value() == f"redis://:{redis['REDISCLI_AUTH']}@redis:6379/0"
     assert command[command.index("--appendonly") + 1] == "yes"
     assert command[command.index("--maxmemory-policy") + 1] == "noeviction"
@@ -131,6 +131,48 @@ def test_the_engines_get_the_credentials_that_our_processes_use() -> None:
         "accessKey": api.s3_access_key_id.get_secret_value(),
         "secretKey": api.s3_secret_access_key.get_secret_value(),
     }
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_container_is_closed_as_far_as_its_image_allows(name: str) -> None:
+    service = SERVICES[name]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert not service.get("privileged")
+    if name == "objects":
+        # Compose cannot copy an inline config into a root that is read-only.
+        assert service["configs"]
+        return
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert any(mount.partition(":")[0] == "/tmp" for mount in service["tmpfs"])
+    # Ours say it in the Dockerfile, which has a test of its own.
+    assert name in OURS or service["user"] in ("postgres", "redis")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_secret_stands_on_a_command_line(name: str) -> None:
+    service = SERVICES[name]
+    test = service.get("healthcheck", {}).get("test", [])
+    for part in [*service.get("entrypoint", []), *(service.get("command") or []), *test]:
+        assert not {match["name"] for match in VARIABLE.finditer(part)} & SECRETS, part
+
+
+def test_what_our_processes_write_is_below_a_mount_or_tmp(service: Service, tmp_path: Path) -> None:
+    """As in a container: no home to write to, and everything else in TMPDIR."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    environment = service.environment
+
+    def in_container(**changes: object) -> dict[str, str]:
+        return {**environment(**changes), "TMPDIR": str(scratch), "HOME": str(closed), "PYTHONDONTWRITEBYTECODE": "1"}
+
+    service.environment = in_container  # type: ignore[method-assign]
+    service.start_all("double")
+    job = service.submit((ROOT / "docs" / "samples" / "rocket.jpg").read_bytes())
+    service.await_status(job["id"], "succeeded")
+    assert list(closed.iterdir()) == []
 
 
 def test_the_object_store_reads_the_identities_that_are_mounted() -> None:

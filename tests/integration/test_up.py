@@ -124,6 +124,26 @@ def test_a_second_up_on_the_same_data_is_refused(up: Up) -> None:
     assert f"another `animatic up` (pid {up.process.pid}) runs on {up.folder}" in done.stderr
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_the_network_is_not_let_in_without_a_key(folder: Path, host: str) -> None:
+    done = run("up", "--host", host, "--port", "0", "--data-dir", str(folder / "data"))
+    assert done.returncode == ExitCode.CONFIG
+    assert f"error: listening on {host} opens the service to the network, and there is no API key yet" in done.stderr
+    assert "starting" not in done.stderr
+    assert not (folder / "data").exists()
+
+
+def test_without_a_word_only_this_machine_is_listened_to(up: Up) -> None:
+    up.start()
+    listening = {
+        connection.laddr.ip
+        for process in [psutil.Process(up.process.pid), *up.family]
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+
+
 def test_a_port_that_is_taken_is_refused_before_anything_starts(folder: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
