@@ -10,7 +10,7 @@ EXECUTIONS ?= 100000
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check test chaos fuzz contract bench train-tiny constraints clean
+.PHONY: help setup demo up check test chaos fuzz contract audit bench train-tiny constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,11 +54,20 @@ bench: setup ## the published numbers, into bench/results
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m bench.overhead
 	$(BIN)/python -m bench.service
+	$(BIN)/python -m bench.refusals
 
 train-tiny: setup ## train the embedded model from nothing: half an hour on one GPU; PRESET=two-cores without one
 	for stage in vae temporal-decoder unet; do $(BIN)/python -m training $$stage --preset $(PRESET) --run $(RUN) || exit; done
 	$(BIN)/python -m training export build/checkpoint --run $(RUN)
 	$(BIN)/python -m training evaluate build/checkpoint
+
+audit: setup ## known holes in the pinned dependencies, where the advisories can be reached
+	rm -rf build/audit build/audit.json && $(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'
+	@build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off \
+	  --format json --output build/audit.json; \
+	test -s build/audit.json || { echo "the advisories cannot be reached: nothing was audited"; exit 0; }; \
+	$(BIN)/python -c 'import json, sys; found = [(d["name"], v["id"]) for d in json.load(open("build/audit.json"))["dependencies"] for v in d.get("vulns", [])]; print(found or "no known vulnerability"); sys.exit(bool(found))'
 
 constraints: ## pin what the extras resolve to today
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints

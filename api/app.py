@@ -118,5 +118,10 @@ def _show_rate(response: Response) -> Response:
 def _harden(response: Response) -> Response:
     response.headers.setdefault("Content-Security-Policy", _POLICY)
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("X-Frame-Options", "DENY")
     response.headers.setdefault("Referrer-Policy", "no-referrer")
+    response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+    if request.path.startswith("/v1/"):
+        # It belongs to one tenant.
+        response.headers.setdefault("Cache-Control", "no-store")
     return response

@@ -38,6 +38,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "keepalive": 30,
             "limit_request_line": 8190,
             "limit_request_fields": 64,
+            "limit_request_field_size": 8190,
             "control_socket_disable": True,
             "post_fork": _post_fork,
             "post_worker_init": _post_worker_init,
