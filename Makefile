@@ -38,7 +38,7 @@ check: setup ## format, lint, types, import directions, unit tests: under half a
 	$(BIN)/pytest -q tests/unit
 
 test: check ## everything, as CI does
-	$(BIN)/pytest tests/integration tests/chaos -m "not campaign"
+	$(BIN)/pytest tests/integration tests/chaos -m "not campaign" --durations=30
 
 chaos: setup ## the whole fault campaign, and a soak: tens of minutes
 	$(BIN)/pytest tests/chaos

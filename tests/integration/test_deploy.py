@@ -315,7 +315,15 @@ def third_party_imports(sources: list[str]) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names.add(node.module.partition(".")[0])
     ours = {"api", "worker", "shared", "cli", "migrations"}
-    return names - set(sys.stdlib_module_names) - ours - {"mypy_boto3_s3"}  # the last is for type checkers
+    return (
+        names
+        - set(sys.stdlib_module_names)
+        - ours
+        - {
+            "mypy_boto3_s3",  # for type checkers
+            "triton",  # comes with torch for CUDA; without it the references run
+        }
+    )
 
 
 def with_dependencies(

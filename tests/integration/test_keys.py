@@ -14,11 +14,9 @@ from PIL import Image
 from sqlalchemy import select, text
 from support import eventually
 
-from api.app import create_app
 from api.auth import create_key, ensure_tenant, require_scopes
 from shared.database import Sessions
 from shared.scopes import Scope
-from shared.settings import Settings
 from shared.tables import ApiKey
 
 
@@ -117,8 +115,8 @@ def _last_used(sessions: Sessions, name: str) -> object:
         return session.scalar(select(ApiKey.last_used_at).where(ApiKey.name == name))
 
 
-def test_a_route_that_forgets_its_scope_stops_the_start(settings: Settings) -> None:
-    app = create_app(settings)
+def test_a_route_that_forgets_its_scope_stops_the_start(make_client: Any) -> None:
+    app = make_client().application
     app.add_url_rule("/v1/forgotten", view_func=lambda: "", endpoint="forgotten")
     with pytest.raises(RuntimeError, match="/v1/forgotten needs a scope"):
         require_scopes(app)

@@ -10,11 +10,11 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from PIL import Image
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Engine, func, select, text, update
 
 import migrations
 from api.auth import create_key, ensure_tenant
-from shared.database import Sessions, make_engine
+from shared.database import Sessions
 from shared.jobs.end import end_job
 from shared.objects import ObjectStore
 from shared.settings import Settings
@@ -130,12 +130,12 @@ def test_a_tenants_own_quota_goes_before_the_settings_and_binds_nobody_else(
 
 
 def test_the_migration_counts_what_is_there_already(
-    client: Any, photo: bytes, sessions: Sessions, settings: Settings
+    client: Any, photo: bytes, sessions: Sessions, engine: Engine
 ) -> None:
     submit(client, photo)
     succeed(sessions, 1000, 50)
     before = stored(sessions)
-    with make_engine(settings).connect() as connection:
+    with engine.connect() as connection:
         config = Config()
         config.set_main_option("script_location", str(Path(migrations.__file__).parent))
         config.attributes["connection"] = connection
