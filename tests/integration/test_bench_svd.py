@@ -1,0 +1,43 @@
+"""The engine's benches at toy size, on the CPU, so that they cannot rot until the next GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments, "--toy", "--shape", "2x64x64", "--steps", "2"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def test_speed_compares_in_one_run_and_keeps_the_newest(tmp_path: Path) -> None:
+    result = tmp_path / "speed.json"
+    old = {"architecture": "toy", "shape": "2x64x64", "steps": 2, "guidance": 3.0}
+    runs = [{**old, "variants": {"fast": {}}}, {**old, "variants": {"exact": {}, "b0": {}}}]
+    result.write_text(json.dumps(runs))
+    done = run("bench.svd_speed", "--repeats", "1", "--warm-ups", "1", "--without", "geglu", "--result", str(result))
+    assert done.returncode == 0, done.stderr
+    kept, new = json.loads(result.read_text())
+    assert kept == runs[0]
+    assert [each["median_s"] > 0 for each in new["variants"].values()] == [True, True]
+
+
+def test_our_error_is_within_its_bound_of_diffusers_own(tmp_path: Path) -> None:
+    result = tmp_path / "exactness.json"
+    done = run("bench.svd_exactness", "--looks", "2", "--result", str(result))
+    assert done.returncode == 0, done.stdout + done.stderr
+    errors = json.loads(result.read_text())["errors"]
+    assert all(each["ours"] <= 1.2 * each["diffusers"] for each in errors.values())
+    assert {"UNet, step 1", "UNet, step 2", "decoder", "latents of a run"} <= set(errors)
