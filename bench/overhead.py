@@ -28,8 +28,7 @@ from cli.follow import follow
 from cli.stack import Stack, StackOptions
 from cli.submit import create_job
 from shared.catalogue import find_entry
-from shared.settings import load_settings
-from worker.checkpoint import tiny_directory
+from worker.checkpoint import TINY
 from worker.media import encode_mp4, resize
 
 PHOTO = Path(__file__).parent.parent / "docs" / "samples" / "rocket.jpg"
@@ -93,7 +92,7 @@ def main() -> None:
         )
         try:
             stack.start()
-            pipeline = StableVideoDiffusionPipeline.from_pretrained(tiny_directory(load_settings({})))
+            pipeline = StableVideoDiffusionPipeline.from_pretrained(TINY)
             pipeline.set_progress_bar_config(disable=True)
             times: dict[str, list[float]] = {"notebook": [], "service": []}
             with Client(stack.place) as client:

@@ -31,13 +31,13 @@ class ModelEntry:
 
     name: str
     title: str
-    #: Hugging Face repository; None for a model that is made or lies in a directory.
+    #: Hugging Face repository; None for a model that comes with Animatic or lies in a directory.
     repository: str | None
     #: commit of the repository, so that the same name always means the same weights.
     revision: str | None
     #: file variant in the repository, such as `fp16`.
     variant: str | None
-    #: local directory in diffusers' format; None: fetched or made.
+    #: local directory in diffusers' format; None: fetched, or part of Animatic.
     directory: str | None
     #: whether the repository asks for terms to be accepted and a token.
     gated: bool
@@ -54,13 +54,13 @@ class ModelEntry:
         return queue_name(self.name)
 
     @property
-    def source(self) -> Literal["hub", "directory", "tiny", "double"]:
-        """Where the model comes from: fetched, a local directory, made on the spot, or no model at all."""
+    def source(self) -> Literal["hub", "directory", "embedded", "double"]:
+        """Where the model comes from: fetched, a local directory, part of Animatic, or no model at all."""
         if self.directory is not None:
             return "directory"
         if self.repository is not None:
             return "hub"
-        return "double" if self.name == "double" else "tiny"
+        return "double" if self.name == "double" else "embedded"
 
 
 _SVD_DEFAULTS = GenerationParams(
@@ -112,7 +112,7 @@ _SVD_XT_1_1 = replace(
 )
 _TINY = ModelEntry(
     name="tiny",
-    title="A small checkpoint in SVD's format, made on the spot, to try the service on any machine",
+    title="A miniature in SVD's format that comes with Animatic, to try the service on any machine",
     repository=None,
     revision=None,
     variant=None,
@@ -121,12 +121,12 @@ _TINY = ModelEntry(
     licence="Apache-2.0",
     max_pixels=512 * 512,
     max_num_frames=25,
-    # Guidance only adds contrast at this size, and doubles the time.
+    # The size and frames that it was trained at. More steps make it no sharper, guidance only adds contrast and time.
     defaults=_SVD_DEFAULTS.model_copy(
         update={
             "width": 256,
             "height": 128,
-            "num_inference_steps": 10,
+            "num_inference_steps": 6,
             "max_guidance_scale": 1.0,
             "decode_chunk_size": 14,
         }

@@ -126,7 +126,7 @@ class Settings(BaseSettings):
         ("tiny", "svd", "svd-xt", "svd-xt-1.1"), description="Models that the API accepts, comma-separated."
     )
     model_dir: str | None = Field(
-        None, description="Where made or local checkpoints are kept; default `~/.cache/animatic/models`."
+        None, description="Where code compiled for models is kept; default `~/.cache/animatic/models`."
     )
     device: str = Field("auto", description="`auto`, `cuda`, `cuda:N`, `mps` or `cpu`.")
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(

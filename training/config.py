@@ -107,18 +107,18 @@ TINY = Preset(
     model=ModelConfig(),
     data=DataConfig(),
     vae=StageConfig(
-        steps=2400,
+        steps=3700,
         learning_rate=1.2e-3,
         sizes=(ClipSize(256, 128, 1, 32, 60), ClipSize(192, 192, 1, 28, 25), ClipSize(128, 192, 1, 40, 15)),
     ),
     temporal_decoder=StageConfig(
-        steps=500,
+        steps=650,
         learning_rate=5e-4,
         warmup_steps=50,
         sizes=(ClipSize(256, 128, 14, 3, 30), ClipSize(128, 128, 14, 6, 20)),
     ),
     unet=StageConfig(
-        steps=6000,
+        steps=3000,
         learning_rate=1e-3,
         ema_decay=0.9995,
         reuse=4,

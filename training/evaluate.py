@@ -32,7 +32,7 @@ class Settings:
     width: int = 256
     height: int = 128
     num_frames: int = 14
-    steps: int = 8
+    steps: int = 6
     seeds: int = 3
     device: str = "auto"
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +14,9 @@ from shared.exit_codes import ExitCode
 from shared.settings import Settings
 
 PIPELINE_CLASS = "StableVideoDiffusionPipeline"
+
+#: the checkpoint that comes with the product; its README says how it was trained.
+TINY = Path(__file__).parent / "svd" / "tiny"
 
 #: base names of the weight files by component, as diffusers and transformers write them.
 WEIGHTS = {
@@ -57,20 +59,10 @@ class ResolvedCheckpoint:
 
 
 def model_root(settings: Settings) -> Path:
-    """Where made checkpoints are kept."""
+    """Where what is made for a model on this machine is kept."""
     if settings.model_dir:
         return Path(settings.model_dir).expanduser()
     return Path.home() / ".cache" / "animatic" / "models"
-
-
-def tiny_directory(settings: Settings) -> Path:
-    """Where the `tiny` checkpoint lies or will lie: the name changes when its recipe or the libraries do."""
-    digest = hashlib.sha256()
-    for path in sorted((Path(__file__).parent / "svd").glob("tiny*.py")):
-        digest.update(path.read_bytes())
-    for package in ("torch", "diffusers", "transformers"):
-        digest.update(f"{package}=={version(package)}".encode())
-    return model_root(settings) / f"tiny-{digest.hexdigest()[:16]}"
 
 
 def check_files(directory: Path, variant: str | None, *, remedy: str, commit: str | None = None) -> ResolvedCheckpoint:

@@ -1,4 +1,4 @@
-"""`python -m worker.models`: fetch models and show which are here. No torch unless `tiny` is made."""
+"""`python -m worker.models`: fetch models and show which are here. No torch."""
 
 from __future__ import annotations
 
@@ -44,11 +44,7 @@ def pull(settings: Settings, entry: ModelEntry) -> ResolvedCheckpoint | None:
         StartupError: it cannot be fetched, or what came is not a whole SVD checkpoint.
     """
     settings = settings.model_copy(update={"device": "auto"})
-    if entry.source == "tiny":
-        from worker.svd.tiny import make_tiny
-
-        make_tiny(settings)
-    elif entry.source == "hub":
+    if entry.source == "hub":
         _fetch(settings, entry, force=_is_broken(settings, entry))
     return check_model(settings, entry)
 
@@ -116,7 +112,7 @@ def describe(settings: Settings, entry: ModelEntry) -> dict[str, str | bool | No
     """One line of the list: what the model is, and whether it is on this machine."""
     try:
         checkpoint = check_model(settings.model_copy(update={"device": "auto"}), entry)
-        state = "ready" if checkpoint else "made when first used"
+        state = "ready"
     except StartupError as error:
         checkpoint = None
         state = "not pulled" if error.exit_code == ExitCode.MODEL_UNAVAILABLE else f"broken: {error}"
@@ -125,7 +121,7 @@ def describe(settings: Settings, entry: ModelEntry) -> dict[str, str | bool | No
         "title": entry.title,
         "state": state,
         "gated": entry.gated,
-        "source": entry.repository or entry.directory or "made here",
+        "source": entry.repository or entry.directory or "comes with Animatic",
         "revision": entry.revision,
         "directory": str(checkpoint.directory) if checkpoint else None,
     }
@@ -139,7 +135,7 @@ def main() -> None:
 @main.command("pull")
 @click.argument("name")
 def pull_command(name: str) -> None:
-    """Fetch the model NAME, or make it, and check it."""
+    """Fetch the model NAME, unless it is here, and check it."""
     # Its warnings of each retry say less than our one sentence in the end.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:

@@ -20,7 +20,7 @@ from shared.catalogue import ModelEntry
 from shared.errors import StartupError
 from shared.exit_codes import ExitCode
 from shared.settings import Settings
-from worker.checkpoint import ResolvedCheckpoint, check_files, tiny_directory
+from worker.checkpoint import TINY, ResolvedCheckpoint, check_files
 
 _DEVICE = re.compile(r"^(auto|cpu|mps|cuda(?::(?P<index>\d+))?)$")
 
@@ -29,7 +29,7 @@ def check_model(settings: Settings, entry: ModelEntry) -> ResolvedCheckpoint | N
     """Check device and checkpoint as far as that goes without torch; the child has the last word on the device.
 
     Returns:
-        The checkpoint; None where there is none yet to check: `tiny` before it is made, and the test double.
+        The checkpoint; None for the test double, which has none.
 
     Raises:
         StartupError: the model cannot be loaded here; one sentence that says what to do, and an exit code of its kind.
@@ -37,11 +37,8 @@ def check_model(settings: Settings, entry: ModelEntry) -> ResolvedCheckpoint | N
     check_device(settings.device)
     if entry.source == "double":
         return None
-    if entry.source == "tiny":
-        directory = tiny_directory(settings)
-        if not directory.exists():
-            return None
-        return check_files(directory, None, remedy=f"delete {directory}; it is made again")
+    if entry.source == "embedded":
+        return check_files(TINY, None, remedy="it is part of Animatic, install that again")
     if entry.source == "directory":
         return _check_directory(entry)
     return _check_pulled(settings, entry)

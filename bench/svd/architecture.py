@@ -19,7 +19,7 @@ from diffusers import (
 )
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from worker.svd.tiny import SCHEDULER_CONFIG
+from training.models import SCHEDULER_CONFIG
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
@@ -24,6 +26,7 @@ from support import Service, eventually
 
 from shared.catalogue import find_entry
 from shared.settings import Settings, load_settings
+from worker.checkpoint import TINY
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -263,6 +266,26 @@ def test_everything_that_a_dockerfile_copies_is_there_and_not_ignored(dockerfile
         for source in line.split()[:-1]:
             assert (ROOT / source).exists(), source
             assert source in allowed
+
+
+def test_the_wheel_that_the_worker_image_installs_holds_the_embedded_model(tmp_path: Path) -> None:
+    text = (ROOT / "deploy" / "worker.Dockerfile").read_text(encoding="utf-8")
+    source, ignored = tmp_path / "source", shutil.ignore_patterns("__pycache__", "*.pyc")
+    source.mkdir()
+    for line in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE):
+        for name in line.split()[:-1]:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, source / name, ignore=ignored)
+            else:
+                shutil.copy(ROOT / name, source)
+    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=source, check=True, capture_output=True)
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name: archive.getinfo(name).file_size for name in archive.namelist()}
+    for path in TINY.rglob("*"):
+        if path.is_file():
+            assert packed[str(path.relative_to(ROOT))] == path.stat().st_size
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)

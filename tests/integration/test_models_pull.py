@@ -17,6 +17,7 @@ import pytest
 
 from shared.catalogue import find_entry
 from shared.exit_codes import ExitCode
+from worker.checkpoint import TINY
 
 ROOT = Path(__file__).parents[2]
 ENTRY = find_entry("svd")
@@ -137,7 +138,7 @@ def test_a_pull_fetches_what_loading_needs_and_nothing_else(hub: Hub, tmp_path: 
     assert "Bearer hf_test" in hub.tokens
     listed = json.loads(models(hub.url, tmp_path, "list", "--json").stdout)
     assert {model["name"]: model["state"] for model in listed} == {
-        "tiny": "made when first used",
+        "tiny": "ready",
         "svd": "ready",
         "svd-xt": "not pulled",
         "svd-xt-1.1": "not pulled",
@@ -187,8 +188,8 @@ def test_without_network_a_pull_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_pulling_tiny_makes_it_without_network(tmp_path: Path) -> None:
+def test_tiny_is_there_without_network(tmp_path: Path) -> None:
     done = models("http://127.0.0.1:9", tmp_path, "pull", "tiny")
     assert done.returncode == ExitCode.OK, done.stderr
-    [made] = (tmp_path / ".cache" / "animatic" / "models").iterdir()
-    assert str(made) in done.stdout
+    assert done.stdout.strip() == f"tiny is ready in {TINY}"
+    assert not list(tmp_path.iterdir())

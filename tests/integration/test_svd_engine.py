@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +20,12 @@ from shared.exit_codes import ExitCode
 from shared.params import GenerationOptions, GenerationParams
 from shared.settings import Settings
 from shared.states import Phase
+from worker.checkpoint import TINY
 from worker.load import load
 from worker.pipeline import VideoFrames
 from worker.preflight import check_model
 from worker.svd.engine import SvdPipeline, check_frames
 from worker.svd.loading import choose_engine, load_pipeline
-from worker.svd.tiny import make_tiny
-
-ROOT = Path(__file__).parents[2]
 
 
 def params(**options: Any) -> GenerationParams:
@@ -59,15 +54,10 @@ def pipeline(settings: Settings) -> SvdPipeline:
     return loaded
 
 
-@pytest.fixture(scope="module")
-def tiny(settings: Settings, pipeline: SvdPipeline) -> Path:
-    return make_tiny(settings)
-
-
 @pytest.fixture
-def copied(tiny: Path, tmp_path: Path) -> Path:
+def copied(tmp_path: Path) -> Path:
     """The tiny checkpoint in a directory that a test may damage."""
-    return Path(shutil.copytree(tiny, tmp_path / "checkpoint"))
+    return Path(shutil.copytree(TINY, tmp_path / "checkpoint"))
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +85,9 @@ def test_the_video_resembles_its_photo_and_not_another(pipeline: SvdPipeline, us
 
 
 @pytest.mark.parametrize("options", [{}, {"decode_chunk_size": 2}, {"max_guidance_scale": 3.0}], ids=str)
-def test_frames_equal_those_of_diffusers_own_pipeline(
-    tiny: Path, pipeline: SvdPipeline, options: dict[str, Any]
-) -> None:
+def test_frames_equal_those_of_diffusers_own_pipeline(pipeline: SvdPipeline, options: dict[str, Any]) -> None:
     chosen = params(**options)
-    stock = StableVideoDiffusionPipeline.from_pretrained(tiny)
+    stock = StableVideoDiffusionPipeline.from_pretrained(TINY)
     levels = stock(
         photo(),
         **chosen.model_dump(
@@ -183,8 +171,9 @@ def test_out_of_memory_frame_by_frame_is_retryable_and_the_pipeline_lives(
 def spoil(checkpoint: Path, component: str, value: float) -> None:
     path = checkpoint / component / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
-    name = "conv_out.weight" if component == "unet" else "decoder.conv_out.weight"
-    save_file({**weights, name: torch.full_like(weights[name], value)}, path, metadata={"format": "pt"})
+    layer = "conv_out" if component == "unet" else "decoder.conv_out"
+    spoiled = {name: torch.full_like(weights[name], value) for name in (f"{layer}.weight", f"{layer}.bias")}
+    save_file({**weights, **spoiled}, path, metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize(
@@ -208,37 +197,6 @@ def test_one_black_frame_is_an_error(usual: VideoFrames) -> None:
         check_frames(frames)
 
 
-def test_the_checkpoint_is_made_the_same_by_racing_processes(tmp_path: Path, tiny: Path) -> None:
-    script = (
-        "from pathlib import Path\n"
-        "from shared.settings import Settings\n"
-        "from worker.svd.tiny import make_tiny\n"
-        f"print(make_tiny(Settings(model_dir={str(tmp_path)!r})))\n"
-    )
-    racing = [
-        subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    answers = {process.communicate(timeout=120)[0].strip() for process in racing}
-    assert [process.returncode for process in racing] == [0, 0]
-    assert answers == {str(tmp_path / tiny.name)}
-    assert [path.name for path in tmp_path.iterdir()] == [tiny.name]
-    assert checksums(tmp_path / tiny.name) == checksums(tiny)
-
-
-def checksums(directory: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
-
-
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(StartupError, match="ANIMATIC_MODEL_DIR"):
-        make_tiny(Settings(model_dir=str(tmp_path / "file")))
-
-
 def test_the_info_names_weights_versions_and_device(pipeline: SvdPipeline) -> None:
     info = pipeline.info
     assert (info.model, info.engine, info.device, info.dtype, info.offload) == (
@@ -252,8 +210,8 @@ def test_the_info_names_weights_versions_and_device(pipeline: SvdPipeline) -> No
     assert {"python", "torch", "diffusers", "transformers", "accelerate"} <= set(info.versions)
 
 
-def test_a_directory_with_only_fp16_files_loads(tiny: Path, tmp_path: Path, settings: Settings) -> None:
-    stock = StableVideoDiffusionPipeline.from_pretrained(tiny, dtype=torch.float16)
+def test_a_directory_with_only_fp16_files_loads(tmp_path: Path, settings: Settings) -> None:
+    stock = StableVideoDiffusionPipeline.from_pretrained(TINY, dtype=torch.float16)
     stock.save_pretrained(tmp_path, variant="fp16")
     assert not list(tmp_path.rglob("model.safetensors"))
     loaded = load(settings, find_entry(f"half={tmp_path}"))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from shared.exit_codes import ExitCode
 from shared.ids import parse_id
 from shared.settings import Settings
 from shared.tables import Attempt, Job, Worker
-from worker.checkpoint import tiny_directory
+from worker.checkpoint import TINY
 
 FAST = {"heartbeat_s": 0.5, "lease_s": 3, "maintain_interval_s": 0.5}
 
@@ -185,18 +184,10 @@ def test_a_worker_that_cannot_start_says_why_in_one_sentence_and_ends(
 
 def test_a_checkpoint_that_fails_to_load_in_the_child_ends_the_worker(service: Service, tmp_path: Path) -> None:
     """What the checks without torch let pass must not make the pool respawn its child for ever."""
-    made = Settings(model_dir=str(tmp_path))
-    subprocess.run(
-        [sys.executable, "-m", "worker.models", "pull", "tiny"],
-        env={**os.environ, "ANIMATIC_MODEL_DIR": str(tmp_path)},
-        check=True,
-        capture_output=True,
-    )
-    config = tiny_directory(made) / "unet" / "config.json"
-    broken = json.loads(config.read_text()) | {"cross_attention_dim": 48}
-    config.unlink()
-    config.write_text(json.dumps(broken))
-    worker = service.start("worker", model=f"broken={tiny_directory(made)}")
+    checkpoint = Path(shutil.copytree(TINY, tmp_path / "checkpoint"))
+    config = checkpoint / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"layers_per_block": 2}))
+    worker = service.start("worker", model=f"broken={checkpoint}")
     assert worker.popen.wait(90) == ExitCode.MODEL_INVALID
     assert worker.log.read_text().strip().splitlines()[-1].startswith("error: ")
 

@@ -14,7 +14,7 @@ from shared.catalogue import find_entry
 from shared.errors import StartupError
 from shared.exit_codes import ExitCode
 from shared.settings import Settings
-from worker.checkpoint import check_safetensors
+from worker.checkpoint import TINY, check_safetensors
 from worker.preflight import check_device, check_model, count_cuda_devices
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -166,10 +166,15 @@ def test_nothing_up_to_loading_imports_torch() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
 
 
-def test_the_double_and_an_unmade_tiny_model_have_nothing_to_check(tmp_path: Path) -> None:
-    settings = Settings(model_dir=str(tmp_path))
-    assert check_model(settings, find_entry("double")) is None
-    assert check_model(settings, find_entry("tiny")) is None
+def test_the_double_has_nothing_to_check() -> None:
+    assert check_model(Settings(), find_entry("double")) is None
+
+
+def test_the_embedded_model_is_whole_and_small() -> None:
+    checkpoint = check_model(Settings(), find_entry("tiny"))
+    assert checkpoint is not None
+    assert (checkpoint.directory, checkpoint.variant) == (TINY, None)
+    assert sum(path.stat().st_size for path in checkpoint.directory.rglob("*") if path.is_file()) <= 30_000_000
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])

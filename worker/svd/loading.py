@@ -20,13 +20,12 @@ from worker.svd.engine import SvdPipeline
 from worker.svd.exact import ExactEngine
 from worker.svd.fast import FastEngine
 from worker.svd.stock import StockEngine
-from worker.svd.tiny import make_tiny
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def load_pipeline(settings: Settings, entry: ModelEntry) -> SvdPipeline:
-    """Load an SVD checkpoint that is on this machine; `tiny` is made if it is not.
+    """Load an SVD checkpoint that is on this machine.
 
     Raises:
         StartupError: files, device or memory are not as needed.
@@ -40,8 +39,6 @@ def load_pipeline(settings: Settings, entry: ModelEntry) -> SvdPipeline:
             exit_code=ExitCode.CONFIG,
         )
     tier = choose_engine(settings, device)
-    if entry.source == "tiny":
-        make_tiny(settings)
     checkpoint = check_model(settings, entry)
     if checkpoint is None:
         raise StartupError(f"{entry.name} has no checkpoint to load", exit_code=ExitCode.MODEL_UNAVAILABLE)
