@@ -67,8 +67,13 @@ class Family:
 
 
 def pool() -> set[int]:
-    """The processes that wait, without their children, which come and go."""
-    return {process.pid for process in psutil.Process().children() if process.status() != psutil.STATUS_ZOMBIE}
+    """The decoders that wait, without their children, which come and go, and without anybody else's processes."""
+    found = set()
+    for process in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if "api.decoder" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.add(process.pid)
+    return found
 
 
 def kill_as_its_user(process: psutil.Process) -> None:
