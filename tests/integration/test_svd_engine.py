@@ -24,6 +24,7 @@ from worker.checkpoint import TINY
 from worker.load import load
 from worker.pipeline import VideoFrames
 from worker.preflight import check_model
+from worker.svd.compilation import use_compile_cache
 from worker.svd.engine import SvdPipeline, check_frames
 from worker.svd.loading import choose_engine, load_pipeline
 
@@ -278,6 +279,22 @@ def test_exact_and_offload_do_not_go_together(settings: Settings) -> None:
     assert choose_engine(settings.model_copy(update={"offload": "model"}), torch.device("cuda")) == "stock"
     assert choose_engine(settings, torch.device("cuda")) == "exact"
     assert choose_engine(settings, torch.device("cpu")) == "stock"
+
+
+def test_compiled_code_is_kept_where_it_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that it is taken back afterwards
+        monkeypatch.delenv(name)
+    use_compile_cache(tmp_path / "compiled")
+    assert [os.environ[name] for name in names] == [str(tmp_path / "compiled"), str(tmp_path / "compiled" / "triton")]
+    for name in names:
+        monkeypatch.delenv(name)
+    (tmp_path / "file").touch()
+    use_compile_cache(tmp_path / "file" / "compiled")
+    elsewhere = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert os.access(elsewhere, os.W_OK)
+    elsewhere.rmdir()
 
 
 def test_bfloat16_generates_too(settings: Settings) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,17 +31,18 @@ _REGIONS = (SpatioTemporalResBlock, TransformerSpatioTemporalModel, SubpixelUpsa
 def use_compile_cache(directory: Path) -> None:
     """Keep compiled code in a directory; to be called before anything is compiled.
 
-    Where it cannot be written, code is kept for this process only, and the next one compiles again.
+    Where it cannot be written, as in a container without a volume, code is kept for this process only, and the next one
+    compiles again.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
         log.warning("compiled code is not kept: %s: %s", directory, error.strerror)
-        return
-    if os.access(directory, os.W_OK):
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(directory))
-    else:
-        log.warning("compiled code is not kept: %s cannot be written", directory)
+        directory = Path(tempfile.mkdtemp(prefix="animatic-compiled-"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(directory))
+    # For our own kernels; Triton's default is in the home directory, which a container need not have.
+    os.environ.setdefault("TRITON_CACHE_DIR", str(directory / "triton"))
 
 
 def compile_regions(pipe: StableVideoDiffusionPipeline, **options: Any) -> None:
