@@ -57,6 +57,8 @@ class Site:
             "ANIMATIC_MODELS": "double,svd",
             "ANIMATIC_MODEL": "double",
             "ANIMATIC_QUEUED_JOBS_MAX": "1000000",
+            # Counted, as for everybody, but never reached.
+            "ANIMATIC_RATE_LIMIT_PER_MINUTE": "1000000000",
             "BENCH_REDIS_URL": self.redis_url,
             "BENCH_DATABASE_URL": self.database_url,
             **changes,

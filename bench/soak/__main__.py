@@ -55,6 +55,7 @@ def soak(options: argparse.Namespace, folder: Path) -> Findings:
         env = {
             "ANIMATIC_OUTBOUND_ALLOW": receiver.address,
             "ANIMATIC_QUEUED_JOBS_MAX": str(options.jobs + 1),
+            "ANIMATIC_RATE_LIMIT_PER_MINUTE": "0",
         }
         fleet = Fleet(folder, workers=options.workers, env=env)
         try:
