@@ -36,6 +36,7 @@ from worker.svd.sampler import (
     set_job_constants,
     to_levels,
 )
+from worker.svd.stock import call_arguments
 
 #: our error in units of diffusers' own.
 BOUND = 1.2
@@ -132,20 +133,7 @@ def half_run(pipe: StableVideoDiffusionPipeline, conditioning: Conditioning, par
     pipe.vae.register_to_config(force_upcast=False)
     encoder_dtype = pipe.vae.encoder.conv_in.weight.dtype
     pipe.vae.encoder.register_forward_pre_hook(lambda _module, inputs: tuple(each.to(encoder_dtype) for each in inputs))
-    latents: Tensor = pipe(
-        photo,
-        height=params.height,
-        width=params.width,
-        num_frames=params.num_frames,
-        num_inference_steps=params.num_inference_steps,
-        min_guidance_scale=params.min_guidance_scale,
-        max_guidance_scale=params.max_guidance_scale,
-        fps=params.fps,
-        motion_bucket_id=params.motion_bucket_id,
-        noise_aug_strength=params.noise_aug_strength,
-        generator=torch.Generator("cpu").manual_seed(params.seed),
-        output_type="latent",
-    ).frames
+    latents: Tensor = pipe(photo, **call_arguments(params), output_type="latent").frames
     return latents
 
 

@@ -20,6 +20,7 @@ from worker.svd.engine import SvdPipeline
 from worker.svd.exact import ExactEngine
 from worker.svd.fast import FastEngine
 from worker.svd.rewrites import REWRITES
+from worker.svd.stock import call_arguments
 
 #: a call: frames [t h w c] and seconds by stage, as far as the variant tells.
 Call = Callable[[PIL.Image.Image, GenerationParams], tuple[VideoFrames, dict[str, float]]]
@@ -72,17 +73,8 @@ def _stock(pipe: StableVideoDiffusionPipeline) -> Call:
 
         pictures = pipe(
             image,
-            height=params.height,
-            width=params.width,
-            num_frames=params.num_frames,
-            num_inference_steps=params.num_inference_steps,
-            min_guidance_scale=params.min_guidance_scale,
-            max_guidance_scale=params.max_guidance_scale,
-            fps=params.fps,
-            motion_bucket_id=params.motion_bucket_id,
-            noise_aug_strength=params.noise_aug_strength,
+            **call_arguments(params),
             decode_chunk_size=params.decode_chunk_size,
-            generator=torch.Generator("cpu").manual_seed(params.seed),
             callback_on_step_end=on_step_end if torch.cuda.is_available() else None,
         ).frames[0]
         seconds["decode"] = time.monotonic() - begin - seconds.get("encode and denoise", 0)

@@ -19,6 +19,7 @@ from shared.catalogue import find_entry, resolve
 from shared.params import GenerationOptions, GenerationParams
 from worker.svd.rewrites import REWRITES, rewrite
 from worker.svd.sampler import decode, denoise, encode, keep_encoder_in_float32, make_schedule, to_levels
+from worker.svd.stock import call_arguments
 
 CPU = torch.device("cpu")
 #: relative error that rounding alone explains.
@@ -45,12 +46,7 @@ def photo(params: GenerationParams) -> PIL.Image.Image:
 
 
 def stock_latents(pipe: StableVideoDiffusionPipeline, chosen: GenerationParams) -> Tensor:
-    names = {
-        *("width", "height", "num_frames", "num_inference_steps", "fps", "motion_bucket_id"),
-        *("noise_aug_strength", "min_guidance_scale", "max_guidance_scale"),
-    }
-    generator = torch.Generator().manual_seed(chosen.seed)
-    return pipe(photo(chosen), **chosen.model_dump(include=names), generator=generator, output_type="latent").frames
+    return pipe(photo(chosen), **call_arguments(chosen), output_type="latent").frames
 
 
 def our_latents(pipe: StableVideoDiffusionPipeline, chosen: GenerationParams) -> Tensor:

@@ -17,6 +17,16 @@ from worker.pipeline import VideoFrames
 from worker.svd.stopwatch import Stopwatch
 
 
+def call_arguments(params: GenerationParams) -> dict[str, Any]:
+    """What diffusers' pipeline is called with for a job, beside its image and the form of its output."""
+    names = {
+        *("width", "height", "num_frames", "num_inference_steps", "fps", "motion_bucket_id"),
+        *("noise_aug_strength", "min_guidance_scale", "max_guidance_scale"),
+    }
+    # On the CPU, whatever the device: CUDA's and the CPU's generators give different noise for one seed.
+    return {**params.model_dump(include=names), "generator": torch.Generator("cpu").manual_seed(params.seed)}
+
+
 class StockEngine:
     """See `SvdEngine`."""
 
@@ -44,22 +54,7 @@ class StockEngine:
 
         hook = self.pipe.unet.register_forward_pre_hook(on_first_unet_call)
         try:
-            output = self.pipe(
-                image,
-                height=params.height,
-                width=params.width,
-                num_frames=params.num_frames,
-                num_inference_steps=params.num_inference_steps,
-                min_guidance_scale=params.min_guidance_scale,
-                max_guidance_scale=params.max_guidance_scale,
-                fps=params.fps,
-                motion_bucket_id=params.motion_bucket_id,
-                noise_aug_strength=params.noise_aug_strength,
-                # On the CPU, whatever the device: CUDA's and the CPU's generators give different noise for one seed.
-                generator=torch.Generator("cpu").manual_seed(params.seed),
-                output_type="latent",
-                callback_on_step_end=on_step_end,
-            )
+            output = self.pipe(image, **call_arguments(params), output_type="latent", callback_on_step_end=on_step_end)
         finally:
             hook.remove()
         latents: Tensor = output.frames
