@@ -52,6 +52,18 @@ def migrate(database_url: str, revision: str = "head") -> None:
     )
 
 
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that run; a zombie has ended, and in a container nobody may be there to collect it."""
+
+    def is_alive(process: psutil.Process) -> bool:
+        try:
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    return [process for process in processes if is_alive(process)]
+
+
 def eventually(check: Callable[[], Any], *, within_s: float = 20, every_s: float = 0.1) -> Any:
     """Ask until the answer is true; return it."""
     end = time.monotonic() + within_s

@@ -10,8 +10,7 @@ import sys
 import tempfile
 import textwrap
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import psutil
 import psycopg
 import pytest
 import redis
+from support import alive, eventually
 
 from cli.engines import Postgres, Redis, run_postgres, run_redis, start_child
 from shared.errors import StartupError
@@ -197,7 +197,7 @@ def test_kill_9_of_the_parent_leaves_no_engine_behind(folder: Path) -> None:
         family = psutil.Process(parent.pid).children(recursive=True)
         assert {"postgres", "redis-server"} <= {process.name() for process in family}
         parent.kill()
-    wait_until(lambda: not alive(family), 10)
+    eventually(lambda: not alive(family), within_s=10)
     with run_postgres(folder / "postgres") as url, psycopg.connect(url) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
@@ -227,16 +227,16 @@ def test_kill_9_of_the_parent_also_ends_what_ignores_signals_and_what_it_started
         # The watcher, the child and the grandchild.
         assert len(family) == 3
         parent.kill()
-    wait_until(lambda: not alive(family), 5)
+    eventually(lambda: not alive(family), within_s=5)
 
 
 def test_stopping_a_child_ends_its_process_group_too(folder: Path) -> None:
     argv = ["/bin/sh", "-c", "sleep 60 & echo $!; wait"]
     child = start_child("shell", argv, log=folder / "log")
-    wait_until(lambda: bool(child.log_tail()), 5)
+    eventually(lambda: bool(child.log_tail()), within_s=5)
     grandchild = psutil.Process(int(child.log_tail()))
     assert child.stop() == -signal.SIGTERM
-    wait_until(lambda: not alive([grandchild]), 5)
+    eventually(lambda: not alive([grandchild]), within_s=5)
     assert child.pid not in {process.pid for process in psutil.Process().children()}
 
 
@@ -268,21 +268,3 @@ def run_python(script: str, **environment: str) -> subprocess.CompletedProcess[s
 
 def start_python(script: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True)
-
-
-def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    # A zombie has ended; in a container nobody may be there to collect it.
-    def is_alive(process: psutil.Process) -> bool:
-        try:
-            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
-    return [process for process in processes if is_alive(process)]
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)

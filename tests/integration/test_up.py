@@ -10,14 +10,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from PIL import Image
+from support import alive, eventually
 
 from cli.engines import free_port
 from shared.exit_codes import ExitCode
@@ -85,7 +85,7 @@ def up(folder: Path) -> Iterator[Up]:
     yield running
     if running.process.poll() is None:
         running.end(signal.SIGKILL)
-    wait_until(lambda: not alive(running.family), 30)
+    eventually(lambda: not alive(running.family), within_s=30)
 
 
 @pytest.fixture
@@ -101,10 +101,10 @@ def test_a_job_that_kill_9_of_up_interrupts_finishes_after_the_next_start(up: Up
     assert key_file.read_text().strip() == ready["api_key"]
     assert key_file.stat().st_mode & 0o777 == 0o600
     job = up.cli("submit", str(photo), "--num-inference-steps", "100")
-    wait_until(lambda: up.cli("show", job["id"])["status"] == "running", 60)
+    eventually(lambda: up.cli("show", job["id"])["status"] == "running", within_s=60)
 
     up.end(signal.SIGKILL)
-    wait_until(lambda: not alive(up.family), 30)
+    eventually(lambda: not alive(up.family), within_s=30)
 
     assert up.start() == ready
     done = up.cli("watch", job["id"])
@@ -172,7 +172,7 @@ def test_a_crashed_server_is_started_again(up: Up) -> None:
         family = alive(psutil.Process(up.process.pid).children(recursive=True))
         return any("worker.maintain" in process.cmdline() for process in family if process != maintainer)
 
-    wait_until(is_back, 15)
+    eventually(is_back, within_s=15)
     assert up.end(signal.SIGTERM) == 143
 
 
@@ -219,21 +219,3 @@ def environment() -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ANIMATIC_")}
     # A lost attempt should not take half a minute to be noticed here.
     return {**clean, "ANIMATIC_HEARTBEAT_S": "1", "ANIMATIC_LEASE_S": "5", "ANIMATIC_MAINTAIN_INTERVAL_S": "1"}
-
-
-def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    # A zombie has ended; in a container nobody may be there to collect it.
-    def is_alive(process: psutil.Process) -> bool:
-        try:
-            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
-    return [process for process in processes if is_alive(process)]
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
