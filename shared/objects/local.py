@@ -124,7 +124,8 @@ class LocalStore:
         return self._root.joinpath(*parts)
 
     def _sign(self, key: str, fields: dict[str, str]) -> str:
-        message = "\n".join([key, *(f"{name}={fields[name]}" for name in sorted(fields))])
+        # Quoted, so that no part can hold what looks like another.
+        message = urlencode({"key": key, **dict(sorted(fields.items()))})
         return hmac.new(self._key(), message.encode(), hashlib.sha256).hexdigest()
 
     def _key(self) -> bytes:

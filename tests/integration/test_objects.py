@@ -128,6 +128,23 @@ def _expired(store: LocalStore) -> dict[str, str]:
     return dict(pair.split("=") for pair in (url.query or "").replace("%2F", "/").split("&"))
 
 
+def test_a_signature_holds_for_one_division_into_key_and_fields(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path, public_url="http://h")
+    store.put("k", b"x", media_type="text/plain")
+    url = urllib3.util.parse_url(store.signed_url("k", ttl_s=60, media_type="text/plain", filename="f"))
+    signed = dict(pair.split("=") for pair in (url.query or "").replace("%2F", "/").split("&"))
+    assert store.open_signed("k", signed).read_bytes() == b"x"
+    expires, kind = signed["expires"], signed["type"]
+    for key, fields in {
+        f"k\nexpires={expires}": {"filename": "f", "type": kind},
+        f"k\nexpires={expires}\nfilename=f": {"type": kind},
+        f"k&expires={expires}": {"filename": "f", "type": kind},
+        "k": {"expires": f"{expires}\nfilename=f", "type": kind},
+    }.items():
+        with pytest.raises(NotFoundError):
+            store.open_signed(key, {**fields, "signature": signed["signature"]})
+
+
 @pytest.mark.parametrize("key", [".signing-key", ".partial/x", "../secret", "/etc/passwd", "a/../../b", "a\0b"])
 def test_no_key_leaves_the_local_store(tmp_path: Path, key: str) -> None:
     store = LocalStore(tmp_path / "objects", public_url="http://h")
