@@ -54,6 +54,8 @@ def create_app(settings: Settings) -> OpenAPI:
         MAX_FORM_PARTS=_FORM_PARTS_MAX,
     )
     app.url_map.strict_slashes = False
+    # A path has one spelling, and nothing redirects to the host that the caller named.
+    app.url_map.merge_slashes = False
     # Streams hold no connection, so few are enough.
     engine = make_engine(settings, pool_size=_CONNECTIONS, application="animatic-api")
     app.extensions["animatic"] = Services(

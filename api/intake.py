@@ -24,6 +24,9 @@ from shared.errors import (
 from shared.ids import new_id, show_id
 from shared.tables import Input
 
+#: no request of ours needs nearly as many; each that is wrong would be an error of its own.
+_JSON_VALUES_MAX = 4096
+
 Request = TypeVar("Request", JobRequest, InputRequest)
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -120,12 +123,13 @@ def read_json(model: type[Model]) -> Model:
     Raises:
         ValidationError: fields are unknown, of the wrong type or out of range.
         MalformedRequestError: it is not JSON.
-        PayloadTooLargeError: it is larger than allowed.
+        PayloadTooLargeError: it is larger than allowed, or holds too many values.
     """
     body = request.get_data(cache=False)
     if request.content_length is None and len(body) >= services().settings.max_body_bytes:
         # Sent in chunks, it was cut off at the limit.
         raise PayloadTooLargeError(f"the body must be at most {services().settings.max_body_bytes} bytes, got more")
+    _check_value_count("the body", body)
     try:
         # pydantic's parser limits the nesting by itself, so a deep body costs nothing.
         return model.model_validate_json(body, strict=True)
@@ -166,6 +170,7 @@ def _read_form(model: type[Request]) -> tuple[Request, bytes | None]:
 
 
 def _json_object(field: str, text: str) -> dict[str, Any]:
+    _check_value_count(field, text.encode())
     try:
         value = from_json(text)
     except ValueError:
@@ -175,3 +180,9 @@ def _json_object(field: str, text: str) -> dict[str, Any]:
             f'{field} must be a JSON object such as {{"shot": "1"}}, got {text[:80]!r}', field=field
         )
     return value
+
+
+def _check_value_count(name: str, body: bytes) -> None:
+    """Before it is parsed, and by what every value but the first must come after: a data URI has one comma."""
+    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > _JSON_VALUES_MAX:
+        raise PayloadTooLargeError(f"{name} must hold at most {_JSON_VALUES_MAX} JSON values, got more")

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, request
+from gunicorn.http.errors import ParseException
 from pydantic import BaseModel, Field, ValidationError
 from werkzeug.exceptions import HTTPException
 
@@ -58,6 +59,8 @@ _HTTP_CODES = {
 }
 
 _RETRY_AFTER_S = 2
+#: an answer must not be many times as large as its request.
+_SHOWN_ERRORS_MAX = 20
 
 
 class FieldProblem(BaseModel):
@@ -97,14 +100,17 @@ def problem_response(
 
 
 def validation_problem(error: ValidationError) -> Response:
-    """Every field that is wrong, each with its value and what would be right."""
-    fields = [_field_problem(item) for item in error.errors(include_url=False)]
-    detail = "; ".join(problem.message for problem in fields)
+    """The fields that are wrong, each with its value and what would be right."""
+    fields = [_field_problem(item) for item in error.errors(include_url=False)[:_SHOWN_ERRORS_MAX]]
+    messages = [problem.message for problem in fields]
+    if (unsaid := error.error_count() - len(fields)) > 0:
+        messages.append(f"and {unsaid} more")
+    detail = "; ".join(messages)
     return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, InvalidInputError.code, detail, errors=fields)
 
 
 def _field_problem(item: Any) -> FieldProblem:
-    field = ".".join(str(part) for part in item["loc"])
+    field = ".".join(str(_shorten(part)) for part in item["loc"])
     value = item.get("input")
     match item["type"]:
         case "extra_forbidden":
@@ -142,9 +148,13 @@ def register_error_handlers(app: Flask) -> None:
         fields = [FieldProblem(field=error.field, message=str(error))] if error.field else []
         retry_after_s = error.retry_after_s if isinstance(error, RateLimitedError) else None
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
-            log.warning("%s %s: %s", request.method, request.path, error)
+            log.warning("%s %r: %s", request.method, request.path, error)
             retry_after_s = _RETRY_AFTER_S
         return problem_response(status, error.code, str(error), errors=fields, retry_after_s=retry_after_s)
+
+    @app.errorhandler(ParseException)
+    def on_broken_chunks(error: ParseException) -> Response:
+        return problem_response(400, MalformedRequestError.code, f"the body's chunks cannot be read: {error}")
 
     @app.errorhandler(HTTPException)
     def on_http_exception(error: HTTPException) -> Response | HTTPException:
@@ -164,5 +174,6 @@ def register_error_handlers(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def on_exception(error: Exception) -> Response:
-        log.error("%s %s failed", request.method, request.path, exc_info=error)
+        # As a literal: a path may hold line breaks, which would look like lines of the log.
+        log.error("%s %r failed", request.method, request.path, exc_info=error)
         return problem_response(500, "internal_error", "something went wrong on our side; it has been logged")

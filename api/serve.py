@@ -40,6 +40,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "limit_request_fields": 64,
             "limit_request_field_size": 8190,
             "control_socket_disable": True,
+            # By default SCRIPT_NAME of a caller on this machine, such as a proxy passes on, would cut the path short.
+            "forwarder_headers": "",
             "post_fork": _post_fork,
             "post_worker_init": _post_worker_init,
             "child_exit": _child_exit,

@@ -57,7 +57,7 @@ def send(service: Service, head: str, body: bytes = b"") -> tuple[int, bytes]:
 def test_a_request_that_is_too_long_in_any_way_is_refused_and_the_next_is_served(service: Service) -> None:
     service.start_api(max_body_bytes=20_000)
     key = f"Authorization: Bearer {BOOTSTRAP_KEY}"
-    deep = b"[" * 15_000
+    deep = b"[" * 4_000
     form = b"".join(b'--b\r\nContent-Disposition: form-data; name="f%d"\r\n\r\nx\r\n' % number for number in range(100))
     refused = {
         "a header field": (f"GET /v1/jobs HTTP/1.1\r\n{key}\r\nX-Long: {'a' * 9_000}", b"", {400, 431}),
@@ -77,12 +77,52 @@ def test_a_request_that_is_too_long_in_any_way_is_refused_and_the_next_is_served
             b"0\r\n\r\n",
             {400},
         ),
+        "chunks that are none": (f"POST /v1/keys HTTP/1.1\r\n{key}\r\nTransfer-Encoding: chunked", b"-1\r\n", {400}),
+        "a path cut short by a header": ("GET /x/metrics HTTP/1.1\r\nSCRIPT_NAME: /x", b"", {404}),
     }
     for name, (head, body, statuses) in refused.items():
         status, answer = send(service, head, body)
         assert status in statuses, (name, answer[:300])
         assert b"Traceback" not in answer
     assert service.request("GET", "/v1/jobs").status == 200
+    assert "Traceback" not in service.processes[0].log.read_text()
+
+
+def test_a_path_has_one_spelling_and_nothing_redirects_to_the_host_of_the_request(client: Any) -> None:
+    for path in ("/v1//jobs", "/v1/jobs//", "/files//x"):
+        answer = client.open(path, headers={"Host": "evil.example"})
+        assert answer.status_code == 404, path
+        assert "Location" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{" + b",".join(b'"f%d":1' % number for number in range(50_000)) + b"}",
+        b'{"labels":{' + b",".join(b'"-%d":1' % number for number in range(50_000)) + b"}}",
+        b'{"image_url":[' + b"[]," * 50_000 + b"1]}",
+        b'{"' + b"f" * 500_000 + b'":1}',
+        b"{" + b",".join(b'"f%d":1' % number for number in range(4_000)) + b"}",
+    ],
+    ids=["fields", "labels", "values", "a long name", "as many errors as may be"],
+)
+def test_no_answer_is_larger_than_a_request_that_is_all_wrong(client: Any, body: bytes) -> None:
+    answer = client.post("/v1/jobs", data=body, content_type="application/json")
+    assert answer.status_code in (413, 422)
+    assert len(answer.data) < 10_000
+
+
+def test_a_form_field_of_json_is_limited_like_a_body(client: Any) -> None:
+    labels = "{" + ",".join(f'"-{number}":1' for number in range(20_000)) + "}"
+    answer = client.post("/v1/jobs", data={"labels": labels}, content_type="multipart/form-data")
+    assert (answer.status_code, answer.json["code"]) == (413, "payload_too_large")
+
+
+def test_no_path_makes_a_line_in_the_log(make_client: Any, caplog: pytest.LogCaptureFixture) -> None:
+    client = make_client(database_url="postgresql://nobody@127.0.0.1:1/nothing")
+    assert client.get("/v1/jobs/x%0AERROR%20forged%0D").status_code == 503
+    assert "forged" in caplog.text
+    assert not [line for line in caplog.text.splitlines() if line.startswith("ERROR forged")]
 
 
 def test_the_server_tells_neither_its_name_nor_its_version(service: Service) -> None:
