@@ -10,7 +10,7 @@ EXECUTIONS ?= 100000
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check test chaos fuzz contract audit bench train-tiny constraints clean
+.PHONY: help setup demo up check chromium test chaos fuzz contract audit bench train-tiny constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +37,14 @@ check: setup ## format, lint, types, import directions, unit tests: under half a
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -q tests/unit
 
-test: check ## everything, as CI does
-	$(BIN)/pytest tests/integration tests/chaos -m "not campaign" --durations=30
+chromium: # what the tests of the page run in: one that is there, or Debian's
+	@test -n "$$TEST_CHROMIUM" || command -v chromium google-chrome >/dev/null || { \
+	  command -v apt-get >/dev/null && test "$$(id -u)" = 0 \
+	    || { echo "the tests of the page need Chromium: apt-get install chromium, or TEST_CHROMIUM=/path/to/it"; exit 1; }; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
+
+test: check chromium ## everything, as CI does
+	$(BIN)/pytest tests/integration tests/browser tests/chaos -m "not campaign" --durations=30
 
 chaos: setup ## the whole fault campaign, and a soak: tens of minutes
 	$(BIN)/pytest tests/chaos

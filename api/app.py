@@ -12,7 +12,7 @@ from api.decoding import ImageDecoder
 from api.metrics import count_requests
 from api.problems import Problem, register_error_handlers, validation_problem
 from api.rate_limit import RateLimiter, Standing
-from api.routes import deliveries, files, health, inputs, jobs, keys, models, usage
+from api.routes import deliveries, files, health, inputs, jobs, keys, models, page, sign_in, usage
 from api.services import Services, services
 from api.streams import JobStreams
 from shared.catalogue import Catalogue
@@ -79,7 +79,9 @@ def create_app(settings: Settings) -> OpenAPI:
     app.after_request(_harden)
     app.register_blueprint(openapi.pages)
     app.register_blueprint(files.local)
-    for module in (jobs, files, deliveries, inputs, keys, models, usage, health):
+    app.register_blueprint(sign_in.browser)
+    app.register_blueprint(page.pages)
+    for module in (jobs, files, deliveries, inputs, keys, sign_in, models, usage, health):
         app.register_api(module.api)
     require_scopes(app)
     return app

@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from api.services import reading, services, transaction
+from api.sessions import check_csrf, is_key_of, read_cookie
 from shared.database import db_now
 from shared.errors import ForbiddenError, UnauthorizedError
 from shared.ids import new_id
@@ -97,22 +98,21 @@ def ensure_tenant(session: Session, name: str) -> UUID:
 
 
 def authenticate() -> None:
-    """Find the tenant behind the request's key.
+    """Find the tenant behind the request's key, or behind its session's.
 
     Raises:
         UnauthorizedError: there is no key, or it is unknown, expired or revoked.
+        CsrfError: a session's request does not come from our own page.
     """
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    key = key.strip()
-    if scheme.lower() != "bearer" or not key:
-        raise UnauthorizedError("send an API key: `Authorization: Bearer ak_…`")
-    with reading() as session:
-        found = _find_key(session, key)
-    if found is None and _is_bootstrap_key(key):
-        with transaction() as session:
-            found = _store_bootstrap_key(session, key)
-    if found is None:
-        raise UnauthorizedError(_REFUSED)
+    header, cookie = request.headers.get("Authorization"), read_cookie()
+    if header is None and cookie is not None:
+        found = _find_session(cookie)
+        check_csrf(cookie)
+    else:
+        scheme, _, key = (header or "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise UnauthorizedError("send an API key: `Authorization: Bearer ak_…`")
+        found = find_key(key.strip())
     g.tenant_id, g.key_id, g.scopes = found.tenant_id, found.id, found.scopes
     if found.is_use_unwritten:
         with transaction() as session:
@@ -122,6 +122,32 @@ def authenticate() -> None:
                 .values(last_used_at=db_now())
                 .execution_options(synchronize_session=False)
             )
+
+
+def find_key(key: str) -> FoundKey:
+    """What stands behind a key that was sent.
+
+    Raises:
+        UnauthorizedError: it is unknown, expired or revoked.
+    """
+    is_key = ApiKey.key_sha256 == _digest(key)
+    with reading() as session:
+        found = _find(session, is_key)
+    if found is None and _is_bootstrap_key(key):
+        with transaction() as session:
+            _store_bootstrap_key(session, key)
+            found = _find(session, is_key)
+    if found is None:
+        raise UnauthorizedError(_REFUSED)
+    return found
+
+
+def _find_session(token: str) -> FoundKey:
+    with reading() as session:
+        found = _find(session, is_key_of(token))
+    if found is None:
+        raise UnauthorizedError("this sign-in has ended; sign in again")
+    return found
 
 
 def authorize() -> None:
@@ -149,7 +175,7 @@ def _is_valid() -> ColumnElement[bool]:
     return and_(ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > db_now()))
 
 
-class _FoundKey(NamedTuple):
+class FoundKey(NamedTuple):
     """What a request needs of its key: columns, since building an object for each request costs more than the query."""
 
     id: UUID
@@ -159,16 +185,16 @@ class _FoundKey(NamedTuple):
     is_use_unwritten: bool
 
 
-def _find_key(session: Session, key: str) -> _FoundKey | None:
+def _find(session: Session, condition: ColumnElement[bool]) -> FoundKey | None:
     row = session.execute(
         select(
             ApiKey.id,
             ApiKey.tenant_id,
             ApiKey.scopes,
             or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < db_now() - _LAST_USED_EVERY),
-        ).where(ApiKey.key_sha256 == _digest(key), _is_valid())
+        ).where(condition, _is_valid())
     ).one_or_none()
-    return None if row is None else _FoundKey(*row)
+    return None if row is None else FoundKey(*row)
 
 
 def _is_bootstrap_key(key: str) -> bool:
@@ -176,7 +202,7 @@ def _is_bootstrap_key(key: str) -> bool:
     return bootstrap is not None and hmac.compare_digest(bootstrap.get_secret_value().encode(), key.encode())
 
 
-def _store_bootstrap_key(session: Session, key: str) -> _FoundKey | None:
+def _store_bootstrap_key(session: Session, key: str) -> None:
     # Two first requests may meet here: the unique hash lets one through, and both then read it. A revoked one stays so.
     session.execute(
         insert(ApiKey)
@@ -190,7 +216,6 @@ def _store_bootstrap_key(session: Session, key: str) -> _FoundKey | None:
         )
         .on_conflict_do_nothing()
     )
-    return _find_key(session, key)
 
 
 def _digest(key: str) -> bytes:

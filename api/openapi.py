@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from api.auth import needed_scope
 from api.problems import Problem
 from api.schemas import InputRequest, JobRequest, KeyRequest
+from shared.params import GenerationOptions
 from shared.scopes import Scope
 
 INFO = Info(
@@ -31,8 +32,9 @@ INFO = Info(
 )
 SECURITY_SCHEMES: Any = {"api_key": {"type": "http", "scheme": "bearer", "description": "`ak_…`"}}
 
+_RESOLVE = "/v1/models/{name}/resolve"
 _FORMS: dict[str, type[BaseModel]] = {"/v1/jobs": JobRequest, "/v1/inputs": InputRequest}
-_BODIES: dict[str, type[BaseModel]] = {**_FORMS, "/v1/keys": KeyRequest}
+_BODIES: dict[str, type[BaseModel]] = {**_FORMS, "/v1/keys": KeyRequest, _RESOLVE: GenerationOptions}
 _REFERENCE = "#/components/schemas/{model}"
 #: flask-openapi3 builds the document in place.
 _BUILDING = threading.Lock()

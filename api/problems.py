@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException
 from shared.errors import (
     AnimaticError,
     ConflictError,
+    CsrfError,
     ForbiddenError,
     GoneError,
     InvalidInputError,
@@ -35,6 +36,7 @@ _STATUSES: dict[type[AnimaticError], HTTPStatus] = {
     MalformedRequestError: HTTPStatus.BAD_REQUEST,
     UnauthorizedError: HTTPStatus.UNAUTHORIZED,
     ForbiddenError: HTTPStatus.FORBIDDEN,
+    CsrfError: HTTPStatus.FORBIDDEN,
     QuotaExceededError: HTTPStatus.FORBIDDEN,
     NotFoundError: HTTPStatus.NOT_FOUND,
     ConflictError: HTTPStatus.CONFLICT,

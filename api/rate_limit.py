@@ -1,4 +1,4 @@
-"""How many requests a key may make, counted in Redis for all API processes.
+"""How many requests a key may make, and how often an address may try to sign in: counted in Redis for all processes.
 
 While Redis is away each process counts for itself: the limit then holds per process, and no request is refused or
 delayed because of the outage, but for the one that notices it.
@@ -23,6 +23,8 @@ from shared.breaker import Breaker
 from shared.settings import Settings
 
 _WINDOW_S = 60
+#: of one address; a key cannot be guessed, but a look-up costs something.
+_SIGN_INS_PER_MINUTE = 20
 _TIMEOUT_S = 0.25
 _PAUSE_S = 5.0
 _CONNECTIONS = 16
@@ -47,7 +49,7 @@ class Standing:
 
 
 class RateLimiter:
-    """Counts requests by key. Opens no connection before the first."""
+    """Counts requests by key, and tries to sign in by address. Opens no connection before the first."""
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
         url = settings.redis_url.get_secret_value()
@@ -70,23 +72,30 @@ class RateLimiter:
         """Count a request. None: there is no limit."""
         if self._limit == 0:
             return None
+        return self._count(self._limit, key_id.hex)
+
+    def hit_sign_in(self, address: str) -> Standing:
+        """Count a try to sign in from this address."""
+        return self._count(_SIGN_INS_PER_MINUTE, f"sign-in:{address}")
+
+    def _count(self, limit: int, name: str) -> Standing:
         if self._breaker.may_try(is_about_to=True):
             try:
-                standing = self._hit(self._shared, key_id)
+                standing = self._hit(self._shared, limit, name)
             except (redis.RedisError, OSError):
                 self._breaker.note(is_broken=True)
             else:
                 self._breaker.note(is_broken=False)
                 return standing
-        return self._hit(self._own, key_id)
+        return self._hit(self._own, limit, name)
 
-    def _hit(self, limiter: SlidingWindowCounterRateLimiter, key_id: UUID) -> Standing:
-        item = RateLimitItemPerMinute(self._limit)
-        is_allowed = limiter.hit(item, key_id.hex)
-        stats = limiter.get_window_stats(item, key_id.hex)
+    def _hit(self, limiter: SlidingWindowCounterRateLimiter, limit: int, name: str) -> Standing:
+        item = RateLimitItemPerMinute(limit)
+        is_allowed = limiter.hit(item, name)
+        stats = limiter.get_window_stats(item, name)
         return Standing(
             is_allowed=is_allowed,
-            limit=self._limit,
+            limit=limit,
             remaining=stats.remaining if is_allowed else 0,
             reset_s=max(1, math.ceil(stats.reset_time - time.time())),
         )

@@ -239,6 +239,18 @@ class WebhookSecretResource(BaseModel):
     previous_secret_until: datetime | None = Field(description="Until then the secret before signs, too.")
 
 
+class SignInLinkResource(BaseModel):
+    object: Literal["sign_in_link"] = "sign_in_link"
+    url: str = Field(description="Signs one browser in to the page, once.")
+    expires_at: datetime
+
+
+class ResolvedResource(BaseModel):
+    object: Literal["resolved_params"] = "resolved_params"
+    params: GenerationParams = Field(description="As a job would run with them; a seed that was not given is drawn.")
+    warnings: list[str] = Field(description="What is legal, but not what the model was made for.")
+
+
 class UsageResource(BaseModel):
     object: Literal["usage"] = "usage"
     queued_jobs: int = Field(description="Jobs that wait; counted up to their quota.")

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import click
 
+from cli.client import Client
 from cli.interrupts import Interrupts
 from cli.options import as_json, data_dir_option
 from cli.output import note, print_json
+from cli.place import Place
 from cli.stack import Stack, StackOptions
 
 _LOOK_S = 0.2
@@ -73,6 +75,12 @@ def _program() -> str:
     return "animatic" if shutil.which("animatic") else sys.argv[0]
 
 
+def _sign_in_url(place: Place) -> str:
+    with Client(place) as client:
+        url: str = client.post("/v1/sign-in-links")["url"]
+    return url
+
+
 def _announce(stack: Stack, as_json: bool) -> None:
     place = stack.place
     if as_json:
@@ -82,7 +90,8 @@ def _announce(stack: Stack, as_json: bool) -> None:
     click.echo(
         f"""
 Animatic is running.
-  URL   {place.url}   (API: {place.url}/docs)
+  page  {_sign_in_url(place)}   (signs in once, within the hour; later with the key)
+  API   {place.url}   (described at {place.url}/docs)
   key   {place.api_key}   (also in {stack.folder.key_path})
   data  {stack.folder.path}   (logs: {stack.folder.logs})
 

@@ -6,6 +6,7 @@
     │  ├─ MalformedRequestError      400
     │  ├─ UnauthorizedError          401
     │  ├─ ForbiddenError             403
+    │  ├─ CsrfError                  403
     │  ├─ QuotaExceededError         403
     │  ├─ NotFoundError              404
     │  ├─ ConflictError              409
@@ -75,6 +76,12 @@ class ForbiddenError(RequestError):
     """The API key lacks the scope that this needs."""
 
     code = "forbidden"
+
+
+class CsrfError(RequestError):
+    """A signed-in browser's request does not come from the service's own page."""
+
+    code = "csrf_refused"
 
 
 class QuotaExceededError(RequestError):

@@ -77,6 +77,9 @@ class Settings(BaseSettings):
         description="Threads per process, made as they are needed; all but a few may wait in streams and long polls.",
     )
     trusted_hosts: HostList = Field((), description="Host names that the API answers to, comma-separated; empty: any.")
+    session_ttl_s: int = Field(
+        7 * 86_400, ge=60, le=90 * 86_400, description="How long a browser stays signed in to the page, s."
+    )
     bootstrap_api_key: SecretStr | None = Field(
         None,
         min_length=20,

@@ -98,6 +98,28 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None]
 
 
+class BrowserSession(Base):
+    """A browser that is signed in: its cookie stands for an API key."""
+
+    __tablename__ = "browser_sessions"
+
+    #: of the cookie's value.
+    token_sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    api_key_id: Mapped[UUID] = mapped_column(ForeignKey("api_keys.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=_CLOCK)
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class SignInLink(Base):
+    """A link that signs a browser in, once."""
+
+    __tablename__ = "sign_in_links"
+
+    token_sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    api_key_id: Mapped[UUID] = mapped_column(ForeignKey("api_keys.id"))
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class Input(Base):
     """An accepted image, re-encoded, in the object store."""
 

@@ -50,6 +50,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         body["image"] = Binary(IMAGE)
     if body.get("webhook_url") is not None:
         body["webhook_url"] = "https://example.com/hook"
+    if case.path == "/v1/models/{name}/resolve":
+        body["num_frames"] = 2
     if case.path == "/v1/jobs":
         # Streams wait for the end of the jobs that were made before.
         body["num_inference_steps"] = 1

@@ -9,9 +9,9 @@ from flask_openapi3 import APIBlueprint, Tag
 from werkzeug.wrappers import Response as BaseResponse
 
 from api.auth import needs
-from api.jobs import find_job
+from api.jobs import find_input, find_job
 from api.responses import secured
-from api.schemas import FramePath, JobPath
+from api.schemas import FramePath, InputPath, JobPath
 from api.services import services, transaction
 from shared.errors import ConflictError, GoneError, NotFoundError
 from shared.objects import LocalStore
@@ -48,6 +48,16 @@ def download_frame(path: FramePath) -> BaseResponse:
         raise NotFoundError(f"the job has {len(frames)} frame files, got number {path.number}")
     frame = frames[path.number]
     return _redirect(frame, f"{path.job_id}-{frame['key'].rpartition('/')[2]}")
+
+
+@api.get("/v1/inputs/<string:input_id>/image", summary="Download an input", responses=_RESPONSES)
+@needs(Scope.JOBS_READ)
+def download_input(path: InputPath) -> BaseResponse:
+    """The image as it was re-encoded and stored: a PNG."""
+    with transaction() as session:
+        stored = find_input(session, path.input_id)
+    file = {"key": stored.object_key, "media_type": stored.media_type}
+    return _redirect(file, f"{path.input_id}.png")
 
 
 def _result(job_id: str) -> dict[str, Any]:

@@ -10,14 +10,16 @@ from flask_openapi3 import APIBlueprint, Tag
 from sqlalchemy import func, select
 
 from api.auth import needs
+from api.intake import read_json
 from api.pages import envelope
 from api.responses import json_response, secured
-from api.schemas import ModelLimits, ModelPage, ModelPath, ModelResource
+from api.schemas import ModelLimits, ModelPage, ModelPath, ModelResource, ResolvedResource
 from api.services import services, transaction
-from shared.catalogue import ModelEntry
+from shared.catalogue import ModelEntry, off_distribution, resolve
 from shared.database import db_now
 from shared.errors import InvalidInputError, NotFoundError
 from shared.jobs.claim import claimable
+from shared.params import GenerationOptions
 from shared.scopes import Scope
 from shared.tables import Job, Worker
 
@@ -36,11 +38,23 @@ def list_models() -> Response:
 @needs(Scope.JOBS_READ)
 def read_model(path: ModelPath) -> Response:
     """Its defaults and limits."""
+    return json_response(_resource(_find(path.name), *_counts()))
+
+
+@api.post("/<string:name>/resolve", summary="Try parameters", responses=secured(200, ResolvedResource, 404, 413, 422))
+@needs(Scope.JOBS_WRITE)
+def resolve_params(path: ModelPath) -> Response:
+    """What a job with these parameters would run with, and its warnings; makes none."""
+    entry = _find(path.name)
+    params = resolve(read_json(GenerationOptions), entry)
+    return json_response(ResolvedResource(params=params, warnings=off_distribution(params, entry)))
+
+
+def _find(name: str) -> ModelEntry:
     try:
-        entry = services().catalogue.get(path.name)
+        return services().catalogue.get(name)
     except InvalidInputError as error:
         raise NotFoundError(str(error)) from None
-    return json_response(_resource(entry, *_counts()))
 
 
 def _counts() -> tuple[Mapping[str, int], Mapping[str, int]]:

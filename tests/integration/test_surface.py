@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from support import BOOTSTRAP_KEY, Service
 
-PATHS = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/v1/jobs", "/v1/nothing", "/nothing", "/files/x"]
+PATHS = [
+    *("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/v1/jobs", "/v1/nothing", "/nothing", "/files/x"),
+    *("/", "/sign-in", "/session"),
+]
 
 
 @pytest.mark.parametrize("path", PATHS)

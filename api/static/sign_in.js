@@ -1,0 +1,40 @@
+// Signing in, with a key or by a link that holds for once.
+
+import { call } from "/static/api.js";
+import { $ } from "/static/dom.js";
+import "/static/page.js";
+
+/** Where to go afterwards: only a path of this very site. */
+function target() {
+  const next = new URL(new URLSearchParams(location.search).get("next") ?? "/", location.origin);
+  return next.origin === location.origin ? next.pathname + next.search : "/";
+}
+
+async function signIn(credential) {
+  $("wait").hidden = false;
+  $("key-error").textContent = "";
+  $("key").removeAttribute("aria-invalid");
+  try {
+    await call("POST", "/session", { json: credential });
+    location.replace(target());
+  } catch (problem) {
+    $("wait").hidden = true;
+    $("key-error").textContent = problem.message;
+    $("key").setAttribute("aria-invalid", "true");
+    $("key").focus();
+  }
+}
+
+$("sign-in").addEventListener("submit", (event) => {
+  event.preventDefault();
+  signIn({ key: $("key").value });
+});
+
+const link = location.hash.slice(1);
+if (link) {
+  history.replaceState(null, "", location.pathname + location.search);
+  signIn({ link });
+} else {
+  // A link on another site brings no cookie along; this page's own requests do.
+  call("GET", "/v1/usage").then(() => location.replace(target()), () => $("key").focus());
+}

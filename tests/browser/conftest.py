@@ -1,0 +1,133 @@
+"""One service and one Chromium for all tests of the page; a fresh, signed-in browser context for each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from support import BOOTSTRAP_KEY, Engines, Service
+
+from shared.ids import new_id
+from shared.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+SCREENSHOTS = ROOT / "build" / "screenshots"
+#: width, height, theme: the narrowest and the widest that the page is made for, and an ordinary one.
+VIEWS = {
+    "narrow-light": (360, 740, "light"),
+    "narrow-dark": (360, 740, "dark"),
+    "wide-light": (1440, 900, "light"),
+    "wide-dark": (1440, 900, "dark"),
+    "widest-light": (2560, 1300, "light"),
+}
+
+expect.set_options(timeout=15_000)
+
+
+def chromium() -> str:
+    """TEST_CHROMIUM, or what is on the PATH."""
+    found = os.environ.get("TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    assert found, "these tests need Chromium: apt-get install chromium, or name one in TEST_CHROMIUM"
+    return found
+
+
+@pytest.fixture(scope="session")
+def site(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """API, maintainer, and a worker of the double."""
+    name = f"browser_{new_id().hex}"
+    with psycopg.connect(engines.admin_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE animatic")
+    with redis.Redis.from_url(engines.redis_url) as client:
+        client.flushall()
+    folder = tmp_path_factory.mktemp("site")
+    settings = Settings(
+        database_url=engines.database_url(name),
+        redis_url=engines.redis_url,
+        object_store=str(folder / "objects"),
+        bootstrap_api_key=BOOTSTRAP_KEY,
+        outbound_allow=("127.0.0.1",),
+        models=("double", "tiny"),
+        max_body_bytes=2_000_000,
+        rate_limit_per_minute=0,
+    )
+    service = Service(settings, folder / "logs")
+    try:
+        service.start_all("double")
+        yield service
+    finally:
+        service.stop_all()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_context(site: Service, browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
+    """Makes browser contexts; at the end no script of theirs may have failed or been blocked."""
+    contexts: list[BrowserContext] = []
+    problems: list[str] = []
+
+    def make(**options: object) -> BrowserContext:
+        context = browser.new_context(base_url=site.url, **{"reduced_motion": "no-preference", **options})
+        context.on("weberror", lambda error: problems.append(str(error.error)))
+        context.on(
+            "console", lambda said: problems.append(said.text) if "Content Security Policy" in said.text else None
+        )
+        contexts.append(context)
+        return context
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert not problems
+
+
+@pytest.fixture
+def context(new_context: Callable[..., BrowserContext]) -> BrowserContext:
+    """A browser that is signed in."""
+    return sign_in(new_context())
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Page:
+    return context.new_page()
+
+
+def sign_in(context: BrowserContext, key: str = BOOTSTRAP_KEY) -> BrowserContext:
+    answer = context.request.post("/session", data={"key": key})
+    assert answer.status == 204, answer.text()
+    return context
+
+
+@pytest.fixture
+def look() -> Callable[..., None]:
+    """Takes the page's screenshots in each view, and asks axe-core about the light and the dark one."""
+
+    def look(page: Page, name: str, *, views: tuple[str, ...] = tuple(VIEWS)) -> None:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        judged: set[str] = set()
+        for view in views:
+            width, height, theme = VIEWS[view]
+            page.set_viewport_size({"width": width, "height": height})
+            page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+            overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            assert overflow <= 0, f"{name} is {overflow} px too wide at {width} px"
+            page.screenshot(path=SCREENSHOTS / f"{name}-{view}.png", full_page=True)
+            if theme not in judged:
+                judged.add(theme)
+                results = Axe().run(page)
+                assert results.violations_count == 0, f"{name}, {view}:\n{results.generate_report()}"
+
+    return look
