@@ -132,7 +132,13 @@ def _check_attempts(record: _Record) -> Iterator[str]:
         yield f"an attempt without an end: {_show(record)}"
     elif not set(outcomes[:-1]) <= _GIVEN_BACK or (outcomes and outcomes[-1] not in _LAST_OUTCOMES[job.status]):
         yield f"{job.status} after {_show(record)}"
-    for outcome, counted in ((AttemptOutcome.LOST, job.losses), (AttemptOutcome.RETRIED, job.transient_failures)):
+    excused = sum(event.reason == "collateral_loss" for event in record.events)
+    if excused > 1:
+        yield f"{excused} losses that are not counted"
+    for outcome, counted in (
+        (AttemptOutcome.LOST, job.losses + excused),
+        (AttemptOutcome.RETRIED, job.transient_failures),
+    ):
         if outcomes.count(outcome) != counted:
             yield f"counts {counted} {outcome} attempts of {_show(record)}"
     if job.status == JobStatus.SUCCEEDED and not attempts:

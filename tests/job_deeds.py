@@ -33,6 +33,8 @@ from worker.lease import AttemptStopped, Lease, StopReason
 from worker.settle import settle_attempt
 
 MODEL = "tiny"
+#: far longer than the test: leases run out where it says so.
+_LEASE_S = 3600
 PARAMS = resolve(GenerationOptions(seed=1), find_entry(MODEL))
 _FILE = {"key": "k", "size_bytes": 1, "sha256": "0" * 64, "media_type": "video/mp4"}
 _RESULT = {
@@ -148,7 +150,9 @@ class Deeds:
             return self.claim_in(session, worker)
 
     def claim_in(self, session: Session, worker: UUID) -> Claim | None:
-        return claim_job(session, model=MODEL, worker_id=worker, lease_s=3600, attempt_deadline_s=3600, public_url=URL)
+        return claim_job(
+            session, model=MODEL, worker_id=worker, lease_s=_LEASE_S, attempt_deadline_s=3600, public_url=URL
+        )
 
     def canceling(self, job_id: UUID) -> Deed:
         def do() -> str | None:
@@ -171,7 +175,7 @@ class Deeds:
         def do() -> str | None:
             with self.parts.sessions.begin() as session:
                 max_losses = self.parts.settings.max_losses
-                return _status(reap_lost_job(session, job_id, max_losses=max_losses, public_url=URL))
+                return _status(reap_lost_job(session, job_id, lease_s=_LEASE_S, max_losses=max_losses, public_url=URL))
 
         return Deed(do, lambda model, _: model.reap_lost(job_id), skips_locked=True)
 
@@ -192,7 +196,7 @@ class Deeds:
     def beating(self, claim: Claim, step: int) -> Deed:
         def do() -> tuple[bool, bool] | None:
             with self.parts.sessions.begin() as session:
-                flags = extend_lease(session, claim, phase=Phase.DENOISE, step=step, total_steps=25, lease_s=3600)
+                flags = extend_lease(session, claim, phase=Phase.DENOISE, step=step, total_steps=25, lease_s=_LEASE_S)
             return None if flags is None else (flags.cancel, flags.release)
 
         return Deed(do, lambda model, _: model.beat(*self.fence_of(claim)))

@@ -55,6 +55,8 @@ class Model:
     keys: dict[tuple[UUID, str], tuple[bytes, UUID]] = field(default_factory=dict)
     #: the job that a worker took last, while it has it.
     workers: dict[UUID, UUID | None] = field(default_factory=dict)
+    #: every attempt that was begun, in order: worker, job, number.
+    begun: list[tuple[UUID, UUID, int]] = field(default_factory=list)
     draining: set[UUID] = field(default_factory=set)
 
     def accept(
@@ -106,6 +108,7 @@ class Model:
             job.events.append(("running", job.attempt, "claimed"))
             job.attempts[job.attempt] = None
             self.workers[worker] = job.id
+            self.begun.append((worker, job.id, job.attempt))
             if not job.odd:
                 return job.id, job.attempt
             self._end(job, "failed", "invalid_params")
@@ -168,12 +171,25 @@ class Model:
         job = self.jobs[job_id]
         if job.status != "running" or not job.expired:
             return None
-        if job.losses + 1 >= self.max_losses and not job.cancel:
+        if not job.cancel and self._is_collateral(job):
+            self._requeue(job, "lost", "collateral_loss")
+            job.losses -= 1
+        elif job.losses + 1 >= self.max_losses and not job.cancel:
             job.losses += 1
             self._end(job, "failed", "worker_lost", outcome="lost")
         else:
             self._requeue(job, "lost", "worker_lost")
         return job.status
+
+    def _is_collateral(self, job: ModelJob) -> bool:
+        """Never lost before, and silent together with one that its worker began later."""
+        began = next(n for n, (_, *attempt) in enumerate(self.begun) if attempt == [job.id, job.attempt])
+        later = [(self.jobs[other], number) for worker, other, number in self.begun[began:] if worker == job.worker]
+        return "lost" not in job.attempts.values() and any(
+            other.attempts[number] == "lost" or (other.expired and self.holds(other.id, number))
+            for other, number in later
+            if other is not job
+        )
 
     def reap_overdue(self, job_id: UUID) -> str | None:
         job = self.jobs[job_id]

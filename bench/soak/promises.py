@@ -32,9 +32,13 @@ PROMISES = {
         SELECT id FROM jobs
         WHERE ARRAY(SELECT attempts.attempt FROM attempts WHERE attempts.job_id = jobs.id AND outcome = 'succeeded')
            <> CASE WHEN status = 'succeeded' THEN ARRAY[attempt] ELSE '{}' END""",
-    "losses count the lost attempts": """
+    "losses count the lost attempts, but for one that may be another job's fault": """
         SELECT id FROM jobs
-        WHERE losses <> (SELECT count(*) FROM attempts WHERE attempts.job_id = jobs.id AND outcome = 'lost')""",
+        WHERE losses + (SELECT count(*) FROM job_events AS event
+                        WHERE event.job_id = jobs.id AND event.reason = 'collateral_loss')
+           <> (SELECT count(*) FROM attempts WHERE attempts.job_id = jobs.id AND outcome = 'lost')
+           OR 1 < (SELECT count(*) FROM job_events AS event
+                   WHERE event.job_id = jobs.id AND event.reason = 'collateral_loss')""",
     "I5: one delivery row for a terminal job with a webhook, none for another": f"""
         SELECT id FROM jobs
         WHERE erased_at IS NULL

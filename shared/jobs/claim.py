@@ -8,14 +8,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Integer, Row, and_, cast, insert, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Integer, Row, and_, cast, exists, insert, or_, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from shared.database import db_now
 from shared.jobs.end import end_job
 from shared.jobs.events import record_event
 from shared.params import GenerationParams
-from shared.states import JobStatus, Phase
+from shared.states import AttemptOutcome, JobStatus, Phase
 from shared.tables import Attempt, Input, Job, Worker
 
 
@@ -39,6 +39,8 @@ class Claim:
     input_sha256: str
     #: how often a retryable error has sent the job back already.
     transient_failures: int
+    #: whether a worker was lost while it ran this job.
+    was_lost: bool
     #: by the database's clock.
     started_at: datetime
 
@@ -90,9 +92,15 @@ def claim_job(
             input_key=stored.object_key,
             input_sha256=stored.sha256,
             transient_failures=row.transient_failures,
+            was_lost=row.attempt > 1 and session.scalar(select(was_lost(row.id))) is True,
             started_at=row.started_at,
         )
     return None
+
+
+def was_lost(job_id: UUID | InstrumentedAttribute[UUID]) -> ColumnElement[bool]:
+    """Whether an attempt at this job has ended with its worker's silence, counted as a loss or not."""
+    return exists().where(Attempt.job_id == job_id, Attempt.outcome == AttemptOutcome.LOST)
 
 
 def _take_best(

@@ -22,6 +22,7 @@ def requeue_job(
     *,
     public_url: str,
     reason: str,
+    counts: bool = True,
     delay_s: float = 0,
     error_code: str | None = None,
     error_message: str | None = None,
@@ -30,6 +31,7 @@ def requeue_job(
 
     Args:
         outcome: `lost` and `retried` count towards the job's limits; `released` does not.
+        counts: False: nor does this loss. Of a job that ends here every loss counts.
         delay_s: pause before it can be claimed again.
 
     Returns:
@@ -63,7 +65,7 @@ def requeue_job(
             phase=None,
             step=0,
             run_after=db_now() + timedelta(seconds=delay_s) if delay_s > 0 else None,
-            losses=Job.losses + int(is_lost),
+            losses=Job.losses + int(is_lost and counts),
             transient_failures=Job.transient_failures + int(outcome is AttemptOutcome.RETRIED),
         )
         .returning(Job)

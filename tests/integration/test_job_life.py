@@ -161,7 +161,7 @@ def test_a_stale_attempt_changes_nothing(sessions, submit, claim) -> None:
     stale = claim()
     expire_lease(sessions, job_id)
     with sessions.begin() as session:
-        assert reap_lost_job(session, job_id, max_losses=3, public_url=URL).status == JobStatus.QUEUED
+        assert reap_lost_job(session, job_id, lease_s=30, max_losses=3, public_url=URL).status == JobStatus.QUEUED
     fresh = claim(new_id())
     assert fresh.attempt == 2
     before = read(sessions, job_id)
@@ -212,15 +212,54 @@ def test_a_lost_job_is_queued_again_and_fails_after_too_many_losses(sessions, su
     for loss in (1, 2, 3):
         claim()
         with sessions.begin() as session:
-            assert reap_lost_job(session, job_id, max_losses=3, public_url=URL) is None  # the lease still holds
+            # The lease still holds.
+            assert reap_lost_job(session, job_id, lease_s=30, max_losses=3, public_url=URL) is None
         expire_lease(sessions, job_id)
         with sessions.begin() as session:
-            job = reap_lost_job(session, job_id, max_losses=3, public_url=URL)
+            job = reap_lost_job(session, job_id, lease_s=30, max_losses=3, public_url=URL)
         assert job.losses == loss
     assert (job.status, job.error_code) == (JobStatus.FAILED, "worker_lost")
     with sessions() as session:
         outcomes = session.scalars(select(Attempt.outcome).where(Attempt.job_id == job_id)).all()
     assert outcomes == ["lost"] * 3
+
+
+def test_a_loss_is_not_counted_once_if_the_worker_fell_silent_with_a_later_job(sessions, submit, claim) -> None:
+    finishing, generating = submit(), submit()
+    assert (claim().job_id, claim().job_id) == (finishing, generating)
+    expire_lease(sessions, finishing)
+    with sessions.begin() as session:
+        session.execute(
+            update(Job).where(Job.id == generating).values(lease_expires_at=db_now() + timedelta(seconds=5))
+        )
+    with sessions.begin() as session:
+        job = reap_lost_job(session, finishing, lease_s=30, max_losses=1, public_url=URL)
+    assert (job.status, job.losses) == (JobStatus.QUEUED, 0)
+    assert events(sessions, finishing)[-1] == ("queued", 1, "collateral_loss")
+    again = claim()
+    assert (again.job_id, again.was_lost) == (finishing, True)
+    expire_lease(sessions, generating)
+    with sessions.begin() as session:
+        # It began before the other one's second attempt, but it is the one that was on the device.
+        job = reap_lost_job(session, generating, lease_s=30, max_losses=3, public_url=URL)
+    assert (job.status, job.losses) == (JobStatus.QUEUED, 1)
+    other = claim()
+    assert (other.job_id, other.was_lost) == (generating, True)
+    expire_lease(sessions, finishing)
+    expire_lease(sessions, generating)
+    with sessions.begin() as session:
+        job = reap_lost_job(session, finishing, lease_s=30, max_losses=1, public_url=URL)
+    assert (job.status, job.losses, job.error_code) == (JobStatus.FAILED, 1, "worker_lost")
+
+
+def test_a_loss_counts_if_the_worker_goes_on_with_a_later_job(sessions, submit, claim) -> None:
+    """It was given up by itself; or it ended its process, and the next one has begun a job already."""
+    silent, later = submit(), submit()
+    assert (claim().job_id, claim().job_id) == (silent, later)
+    expire_lease(sessions, silent)
+    with sessions.begin() as session:
+        job = reap_lost_job(session, silent, lease_s=30, max_losses=3, public_url=URL)
+    assert (job.losses, events(sessions, silent)[-1]) == (1, ("queued", 1, "worker_lost"))
 
 
 def test_a_lost_job_that_was_to_be_canceled_ends_as_canceled(sessions, submit, claim) -> None:
@@ -230,7 +269,7 @@ def test_a_lost_job_that_was_to_be_canceled_ends_as_canceled(sessions, submit, c
         cancel_job(session, Job.id == job_id, public_url=URL)
     expire_lease(sessions, job_id)
     with sessions.begin() as session:
-        assert reap_lost_job(session, job_id, max_losses=3, public_url=URL).status == JobStatus.CANCELED
+        assert reap_lost_job(session, job_id, lease_s=30, max_losses=3, public_url=URL).status == JobStatus.CANCELED
 
 
 @pytest.mark.parametrize("outcome", [AttemptOutcome.RETRIED, AttemptOutcome.RELEASED])
@@ -250,7 +289,7 @@ def test_a_lost_attempt_past_its_deadline_is_lost_rather_than_failed(sessions, s
     with sessions.begin() as session:
         session.execute(update(Job).where(Job.id == job_id).values(deadline_at=db_now()))
         assert reap_overdue_job(session, job_id, public_url=URL) is None
-        assert reap_lost_job(session, job_id, max_losses=3, public_url=URL).status == JobStatus.QUEUED
+        assert reap_lost_job(session, job_id, lease_s=30, max_losses=3, public_url=URL).status == JobStatus.QUEUED
 
 
 def test_a_job_with_parameters_of_another_version_fails_and_blocks_nobody(sessions, submit, claim) -> None:

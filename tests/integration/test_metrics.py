@@ -41,7 +41,7 @@ def lose(sessions: Sessions, job_id: UUID) -> None:
     """Its lease runs out, and the reaper finds it."""
     with sessions.begin() as session:
         session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=db_now() - timedelta(seconds=1)))
-        assert reap_lost_job(session, job_id, max_losses=3, public_url=PUBLIC_URL) is not None
+        assert reap_lost_job(session, job_id, lease_s=30, max_losses=3, public_url=PUBLIC_URL) is not None
 
 
 def test_a_queue_without_rings_is_a_deficit_until_it_is_rung_for(

@@ -90,7 +90,7 @@ def test_uploads_of_a_lost_attempt_are_collected_once_its_worker_cannot_be_writi
     with sessions.begin() as session:
         session.execute(update(Job).values(lease_expires_at=db_now() - timedelta(seconds=1)))
     with sessions.begin() as session:
-        reap_lost_job(session, job_id, max_losses=3, public_url=PUBLIC_URL)
+        reap_lost_job(session, job_id, lease_s=30, max_losses=3, public_url=PUBLIC_URL)
     winner = claim()
     store.put(f"{prefix}/2/video.mp4", b"whole", media_type="video/mp4")
     with sessions.begin() as session:

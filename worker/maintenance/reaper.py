@@ -58,7 +58,14 @@ class Reaper:
         moves: list[Callable[[Session], Job | None]] = []
         if not is_fresh and self._clock() >= self._patient_until:
             moves += [
-                partial(reap_lost_job, job_id=job, max_losses=settings.max_losses, public_url=url) for job in lost
+                partial(
+                    reap_lost_job,
+                    job_id=job,
+                    lease_s=settings.lease_s,
+                    max_losses=settings.max_losses,
+                    public_url=url,
+                )
+                for job in lost
             ]
         moves += [partial(reap_overdue_job, job_id=job, public_url=url) for job in overdue]
         moves += [
