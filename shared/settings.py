@@ -144,6 +144,10 @@ class Settings(BaseSettings):
         "reused between steps, which changes the output; `stock`: diffusers' pipeline unmodified; `auto`: exact on "
         "CUDA, stock elsewhere and where the model is offloaded.",
     )
+    overlap: bool = Field(
+        True,
+        description="Whether a worker starts its next job while the result of the one before is encoded and stored.",
+    )
     hf_token: SecretStr | None = Field(None, description="Hugging Face token, for gated repositories.")
 
     # The job's life

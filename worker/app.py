@@ -8,9 +8,7 @@ from celery import Celery
 
 from shared.doorbell import KEY_PREFIX
 from shared.settings import Settings
-
-#: a hard stop for a child whose attempt outlived its own deadline.
-_TIME_LIMIT_MARGIN_S = 60
+from worker.attempt import HARD_LIMIT_MARGIN_S
 
 
 def make_app(settings: Settings) -> Celery:
@@ -37,7 +35,7 @@ def make_app(settings: Settings) -> Celery:
         "task_serializer": "json",
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
-        "task_time_limit": settings.attempt_deadline_s + _TIME_LIMIT_MARGIN_S,
+        "task_time_limit": settings.attempt_deadline_s + HARD_LIMIT_MARGIN_S,
         "task_create_missing_queues": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,

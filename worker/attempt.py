@@ -21,6 +21,9 @@ from worker.lease import AttemptStopped, Lease, StopReason
 
 Answer = TypeVar("Answer")
 
+#: when an attempt has outlived its own deadline by this much, its process is ended.
+HARD_LIMIT_MARGIN_S = 60
+
 
 @dataclass(frozen=True)
 class Services:

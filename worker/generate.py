@@ -1,4 +1,7 @@
-"""The generate use case: claim → read input → prepare → generate → encode → upload → finish. No Celery, no torch."""
+"""The generate use case: claim → read input → prepare → generate → encode → upload → finish. No Celery, no torch.
+
+From `encode` on, a thread goes on with the attempt (worker/finisher.py), and the next job is claimed meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -20,14 +24,15 @@ from shared.errors import (
     UndecodableImageError,
 )
 from shared.ids import show_id
-from shared.jobs.claim import claim_job
+from shared.jobs.claim import Claim, claim_job
 from shared.objects import ObjectMissingError
 from shared.states import Phase
 from worker.attempt import Attempt, Services
+from worker.finisher import Finisher
 from worker.finishing import finish_attempt
 from worker.lease import Lease
 from worker.media import prepare_image
-from worker.pipeline import Generation, VideoPipeline
+from worker.pipeline import Generation, PipelineInfo, VideoPipeline
 from worker.settle import settle_attempt
 
 #: for the frames and the video of one job, at the largest size and as PNG.
@@ -45,39 +50,53 @@ class Generator:
     pipeline: VideoPipeline
     model: str
     worker_id: UUID
+    finisher: Finisher = field(default_factory=Finisher)
 
     def run_next(self) -> bool:
-        """Claim the best job and run it to whatever end this attempt has. False: there was none to claim.
+        """Claim the best job, generate its frames and hand them over to be finished, or settle what went wrong.
+
+        A job that was lost before has the process to itself from there: if it is lost again, no other is to blame.
+
+        Returns:
+            False: there was none to claim.
 
         Raises:
-            StorageError: the object store is not healthy, so nothing was claimed.
+            StorageError: the object store is not healthy, or the disk too full, so nothing was claimed.
             DatabaseError: Postgres is not answering, so nothing was claimed.
         """
         self.services.store.check()
         settings = self.services.settings
-        # Before the claim: a worker without room must not take jobs only to lose them.
-        with _make_folder() as folder:
-            with translated_errors(), self.services.sessions.begin() as session:
-                claim = claim_job(
-                    session,
-                    model=self.model,
-                    worker_id=self.worker_id,
-                    lease_s=settings.lease_s,
-                    attempt_deadline_s=settings.attempt_deadline_s,
-                    public_url=settings.public_url,
-                )
+        with ExitStack() as held:
+            # Before the claim: a worker without room must not take jobs only to lose them.
+            folder = held.enter_context(_make_folder(results=2 if self.finisher.is_busy else 1))
+            claim = self._claim()
             if claim is None:
                 return False
-            name = show_id("job", claim.job_id)
-            log.info("%s attempt %d starts", name, claim.attempt)
-            with Lease(self.engine, claim, settings) as lease:
-                attempt = Attempt(self.services, claim, lease, Path(folder))
-                try:
-                    finish_attempt(attempt, self._generate(attempt), self.pipeline.info)
-                    log.info("%s attempt %d succeeded", name, claim.attempt)
-                except Exception as error:  # the outermost boundary of an attempt
-                    settle_attempt(attempt, error)
+            log.info("%s attempt %d starts", show_id("job", claim.job_id), claim.attempt)
+            lease = held.enter_context(Lease(self.engine, claim, settings))
+            attempt = Attempt(self.services, claim, lease, Path(folder))
+            try:
+                generation = self._generate(attempt)
+                self.finisher.await_turn(attempt)
+            except Exception as error:  # the outermost boundary of an attempt's first half
+                settle_attempt(attempt, error)
+                return True
+            self.finisher.start(attempt, partial(_finish, attempt, generation, self.pipeline.info, held.pop_all()))
+        if claim.was_lost or not settings.overlap:
+            self.finisher.join()
         return True
+
+    def _claim(self) -> Claim | None:
+        settings = self.services.settings
+        with translated_errors(), self.services.sessions.begin() as session:
+            return claim_job(
+                session,
+                model=self.model,
+                worker_id=self.worker_id,
+                lease_s=settings.lease_s,
+                attempt_deadline_s=settings.attempt_deadline_s,
+                public_url=settings.public_url,
+            )
 
     def _generate(self, attempt: Attempt) -> Generation:
         attempt.lease.progress(Phase.FETCH)
@@ -92,9 +111,26 @@ class Generator:
         return self.pipeline.generate(image, attempt.claim.params, attempt.lease.progress)
 
 
+def _finish(attempt: Attempt, generation: Generation, info: PipelineInfo, held: ExitStack) -> None:
+    """The second half of an attempt.
+
+    Args:
+        held: its lease and folder, closed at the end.
+    """
+    with held:
+        try:
+            finish_attempt(attempt, generation, info)
+            log.info("%s attempt %d succeeded", show_id("job", attempt.claim.job_id), attempt.claim.attempt)
+        except Exception as error:  # the outermost boundary of an attempt
+            settle_attempt(attempt, error)
+
+
 @contextmanager
-def _make_folder() -> Iterator[str]:
+def _make_folder(*, results: int) -> Iterator[str]:
     """A folder on the worker's disk for one attempt.
+
+    Args:
+        results: for how many there must be room: what is being finished has not all been written yet.
 
     Raises:
         StorageError: there is no room.
@@ -104,6 +140,7 @@ def _make_folder() -> Iterator[str]:
     except OSError as error:
         raise StorageError(f"cannot make a temporary folder: {error.strerror}") from error
     with folder as name:
-        if (free := shutil.disk_usage(name).free) < _ROOM_BYTES:
-            raise StorageError(f"the temporary folder's disk has {free} bytes left; a job needs {_ROOM_BYTES}")
+        free, needed = shutil.disk_usage(name).free, results * _ROOM_BYTES
+        if free < needed:
+            raise StorageError(f"the temporary folder's disk has {free} bytes left; {needed} are needed")
         yield name

@@ -90,13 +90,20 @@ def _stop_parent(message: str, exit_code: int) -> None:
 
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]
 def _close(**_: Any) -> None:
+    if _Process.generator is not None:
+        # The process ends when this returns, and its threads with it.
+        _Process.generator.finisher.join()
     if _Process.presence is not None:
         _Process.presence.close()
 
 
 @shared_task(name=TASK_NAME)  # type: ignore[untyped-decorator]  # celery has no types
 def generate(job: str | None = None) -> None:
-    """Run the best claimable job, which need not be the one that the message names."""
+    """Run the best claimable job, which need not be the one that the message names.
+
+    The task ends, and its message is acknowledged, when the device is free again; the result's end is the lease's to
+    see to.
+    """
     if _Process.generator is None:
         raise Reject("this process has no pipeline", requeue=True)
     try:
