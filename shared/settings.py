@@ -148,6 +148,11 @@ class Settings(BaseSettings):
         True,
         description="Whether a worker starts its next job while the result of the one before is encoded and stored.",
     )
+    measures: bool = Field(
+        True,
+        description="Measure each video's motion, flicker and likeness to its image; costs about a second of one CPU "
+        "core and little of the GPU.",
+    )
     hf_token: SecretStr | None = Field(None, description="Hugging Face token, for gated repositories.")
 
     # The job's life

@@ -203,6 +203,8 @@ class Job(Base):
 
     #: `{video, frames, manifest, …}` of the winning attempt.
     result: Mapped[dict[str, Any] | None]
+    #: `Measures` of the video; they stay when its files are gone.
+    measures: Mapped[dict[str, Any] | None]
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
 

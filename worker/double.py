@@ -51,6 +51,7 @@ class DoublePipeline:
             chunks.append(pan(np.asarray(image.convert("RGB")), params, begin, end))
         on_progress(Phase.DECODE, params.num_frames, params.num_frames)
         return Generation(
+            image=np.asarray(image.convert("RGB")),
             frames=np.concatenate(chunks),
             decode_chunk_size=params.decode_chunk_size,
             timings_s={

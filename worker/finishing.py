@@ -1,4 +1,4 @@
-"""The second half of an attempt: encode, upload, finish. Touches neither the pipeline nor its device.
+"""The second half of an attempt: measure, encode, upload, finish. Touches neither the pipeline nor its device.
 
 It is a stage of its own so that it can run beside the next job's denoising: an attempt brings its own lease, flags and
 deadline along.
@@ -14,15 +14,17 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from shared.errors import StorageError
+from shared.errors import AnimaticError, StorageError
 from shared.ids import show_id
 from shared.jobs.end import end_job
+from shared.measures import Measures
 from shared.params import FramesFormat
 from shared.states import AttemptOutcome, JobStatus, Phase
 from shared.tables import Attempt as AttemptRow
 from worker.attempt import Attempt
 from worker.lease import AttemptStopped, StopReason
 from worker.manifest import ManifestFile, build_manifest, describe_file
+from worker.measures import measure
 from worker.media import encode_frames, encode_mp4
 from worker.pipeline import Generation, PipelineInfo
 
@@ -40,6 +42,7 @@ def finish_attempt(attempt: Attempt, generation: Generation, info: PipelineInfo)
         GenerationError: the frames cannot be encoded, or the deadline has passed.
         StorageError: the store was down until the deadline.
     """
+    measures = _measure(attempt, generation) if attempt.services.settings.measures else None
     with attempt.timed("encode"):
         files = _encode(attempt, generation)
     attempt.lease.progress(Phase.UPLOAD)
@@ -55,6 +58,7 @@ def finish_attempt(attempt: Attempt, generation: Generation, info: PipelineInfo)
         info=info,
         generation=generation,
         files=files,
+        measures=measures,
         timings_s=attempt.timings_s,
     )
     path = attempt.folder / "manifest.json"
@@ -62,7 +66,22 @@ def finish_attempt(attempt: Attempt, generation: Generation, info: PipelineInfo)
     # Last: where there is a manifest, everything it names is there too.
     _upload(attempt, path.name, path, "application/json")
     attempt.lease.progress(Phase.FINISH)
-    _commit(attempt, _result(attempt, generation, [*files, describe_file(path, path.name)]))
+    _commit(attempt, _result(attempt, generation, [*files, describe_file(path, path.name)]), measures)
+
+
+def _measure(attempt: Attempt, generation: Generation) -> Measures:
+    def on_pair() -> None:
+        attempt.lease.progress(Phase.ENCODE)
+
+    try:
+        with attempt.timed("measure"):
+            measures = measure(generation.frames, generation.image, on_pair)
+    except AnimaticError:  # from the lease: the attempt must stop
+        raise
+    except Exception:  # a video is worth more than its measures
+        log.exception("%s cannot be measured", show_id("job", attempt.claim.job_id))
+        measures = Measures()
+    return measures.model_copy(update={"drift": generation.drift})
 
 
 def _encode(attempt: Attempt, generation: Generation) -> list[ManifestFile]:
@@ -113,7 +132,7 @@ def _result(attempt: Attempt, generation: Generation, files: list[ManifestFile])
     }
 
 
-def _commit(attempt: Attempt, result: dict[str, Any]) -> None:
+def _commit(attempt: Attempt, result: dict[str, Any], measures: Measures | None) -> None:
     claim = attempt.claim
 
     def write(session: Session) -> bool:
@@ -124,6 +143,7 @@ def _commit(attempt: Attempt, result: dict[str, Any]) -> None:
             public_url=attempt.services.settings.public_url,
             reason="succeeded",
             result=result,
+            measures=measures.model_dump() if measures else None,
         )
         if ended is not None:
             return True

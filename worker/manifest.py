@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from shared.measures import Measures
 from shared.params import GenerationParams
 from worker.pipeline import Generation, PipelineInfo
 
@@ -58,6 +59,7 @@ class Manifest(_Part):
     )
     pipeline: ManifestPipeline
     timings_s: dict[str, float] = Field(description="Seconds by stage.")
+    measures: Measures | None = Field(description="Of the video, if they were taken.")
     files: list[ManifestFile]
 
     def to_bytes(self) -> bytes:
@@ -92,6 +94,7 @@ def build_manifest(
     info: PipelineInfo,
     generation: Generation,
     files: list[ManifestFile],
+    measures: Measures | None = None,
     timings_s: dict[str, float] | None = None,
 ) -> Manifest:
     """Put a manifest together.
@@ -105,6 +108,7 @@ def build_manifest(
         info: the pipeline's.
         generation: what the pipeline gave.
         files: the result's, without the manifest itself.
+        measures: of the video.
         timings_s: of the stages outside the pipeline, such as `encode`, s.
     """
     return Manifest(
@@ -118,5 +122,6 @@ def build_manifest(
         timings_s={
             stage: round(seconds, 3) for stage, seconds in {**generation.timings_s, **(timings_s or {})}.items()
         },
+        measures=measures,
         files=files,
     )

@@ -40,13 +40,17 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Generation:
-    """What one run of the pipeline gave."""
+    """One run of the pipeline: what it was given, and what it gave."""
 
+    #: [h w c], RGB, 0 to 255: the prepared input.
+    image: NDArray[np.uint8]
     frames: VideoFrames
     #: frames decoded at once, after any back-off; it changes the output, since GroupNorm spans time.
     decode_chunk_size: int
-    #: seconds by stage: `encode_image`, `denoise`, `decode`.
+    #: seconds by stage: `encode_image`, `denoise`, `decode`, `drift`.
     timings_s: dict[str, float] = field(default_factory=dict)
+    #: of the frames from the image, 0 to 2 (see docs/measures.md); None where there is no image encoder, or it failed.
+    drift: float | None = None
 
 
 @dataclass(frozen=True)

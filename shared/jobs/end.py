@@ -41,6 +41,7 @@ def end_job(
     public_url: str,
     reason: str,
     result: dict[str, Any] | None = None,
+    measures: dict[str, float | None] | None = None,
     error_code: str | None = None,
     error_message: str | None = None,
     outcome: AttemptOutcome | None = None,
@@ -71,6 +72,7 @@ def end_job(
         .values(
             status=status,
             result=result,
+            measures=measures,
             error_code=error_code,
             error_message=error_message,
             finished_at=db_now(),

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field, ValidationError
 
 from shared.ids import show_id
+from shared.measures import Measures
 from shared.params import FramesFormat, GenerationParams, ResizeMode
 from shared.states import JobStatus, Phase
 from shared.tables import Job
@@ -77,6 +78,7 @@ class JobResource(BaseModel):
     queue_position: int | None = Field(None, description="Jobs that go first, while queued; not in lists.")
     error: ErrorResource | None
     result: ResultResource | None
+    measures: Measures | None = Field(description="Of a succeeded job's video, if they were taken.")
     expired_at: datetime | None = Field(description="Since when the files of a succeeded job are gone.")
     created_at: datetime
     started_at: datetime | None
@@ -107,6 +109,7 @@ def job_resource(job: Job, public_url: str, *, queue_position: int | None = None
         queue_position=queue_position,
         error=ErrorResource(code=job.error_code, message=job.error_message or "") if job.error_code else None,
         result=_result(job.result, base) if job.result and job.expired_at is None else None,
+        measures=Measures.model_validate(job.measures) if job.measures else None,
         expired_at=job.expired_at,
         created_at=job.created_at,
         started_at=job.started_at,

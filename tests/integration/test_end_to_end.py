@@ -41,6 +41,9 @@ def test_a_photo_becomes_a_video_and_the_caller_gets_a_signed_webhook(
         assert manifest["params"] == job["params"]
         assert manifest["params"]["seed"] == 7
         assert manifest["job_id"] == job["id"]
+        assert manifest["measures"] == job["measures"]
+        assert all(value is not None for value in job["measures"].values())
+        assert {"measure", "drift"} <= set(manifest["timings_s"])
 
         headers, body = eventually(lambda: receiver.requests)[0]
         secret = service.request("GET", "/v1/webhook-secret").json()["secret"]

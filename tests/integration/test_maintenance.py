@@ -279,6 +279,9 @@ def test_erasing_takes_objects_content_and_pending_webhook_of_a_deleted_job(
     assert list(store.list_keys("")) == []
     row = delivery(sessions)
     assert (row.status, row.body) == ("disabled", b"")
+    with sessions() as session:
+        erased = session.get_one(Job, parse_id("job", job_id))
+        assert (erased.params, erased.result, erased.measures) == ({}, None, None)
     forget_old_rows(sessions, settings)
 
 

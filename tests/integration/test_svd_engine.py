@@ -25,6 +25,7 @@ from worker.load import load
 from worker.pipeline import VideoFrames
 from worker.preflight import check_model
 from worker.svd.compilation import use_compile_cache
+from worker.svd.drift import measure_drift
 from worker.svd.engine import SvdPipeline, check_frames
 from worker.svd.loading import choose_engine, load_pipeline
 
@@ -109,7 +110,7 @@ def test_progress_counts_steps_then_frames(pipeline: SvdPipeline) -> None:
     heard: list[tuple[Phase, int, int]] = []
     done = pipeline.generate(photo(), params(decode_chunk_size=3), lambda *progress: heard.append(progress))
     assert heard == [(Phase.DENOISE, step, 3) for step in range(4)] + [(Phase.DECODE, n, 4) for n in (0, 3, 4)]
-    assert set(done.timings_s) == {"encode_image", "denoise", "decode"}
+    assert set(done.timings_s) == {"encode_image", "denoise", "decode", "drift"}
     assert all(seconds > 0 for seconds in done.timings_s.values())
 
 
@@ -295,6 +296,47 @@ def test_compiled_code_is_kept_where_it_can_be_written(tmp_path: Path, monkeypat
     elsewhere = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
     assert os.access(elsewhere, os.W_OK)
     elsewhere.rmdir()
+
+
+def test_drift_grows_as_frames_leave_their_image(pipeline: SvdPipeline) -> None:
+    image = np.asarray(photo(128, 64))
+    mirrored = np.stack([image, image[:, ::-1], image[:, ::-1]])
+    embed = pipeline.engine.embed
+    assert measure_drift(embed, np.stack([image] * 3), image) == 0
+    one = measure_drift(embed, mirrored[1:], image)
+    assert one is not None
+    assert one > 0.01
+    assert measure_drift(embed, mirrored, image) == pytest.approx(one * 2 / 3, abs=1e-4)
+    generation = pipeline.generate(photo(), params(), ignore)
+    assert generation.drift == measure_drift(embed, generation.frames, generation.image)
+
+
+def test_every_engine_measures_drift_unless_measures_are_off(settings: Settings, pipeline: SvdPipeline) -> None:
+    exact = load(settings.model_copy(update={"engine": "exact", "measures": False}), find_entry("tiny"))
+    assert isinstance(exact, SvdPipeline)
+    generation = exact.generate(photo(), params(), ignore)
+    assert generation.drift is None
+    assert "drift" not in generation.timings_s
+    drift = measure_drift(exact.engine.embed, generation.frames, generation.image)
+    assert drift == measure_drift(pipeline.engine.embed, generation.frames, generation.image)
+    assert drift is not None
+    assert drift > 0
+
+
+def test_an_image_encoder_without_memory_costs_the_drift_and_not_the_video(
+    pipeline: SvdPipeline, usual: VideoFrames
+) -> None:
+    def fail(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].shape[0] > 1:
+            raise torch.OutOfMemoryError("out of memory")
+
+    hook = pipeline.engine.pipe.image_encoder.register_forward_pre_hook(fail)
+    try:
+        generation = pipeline.generate(photo(), params(), ignore)
+    finally:
+        hook.remove()
+    assert generation.drift is None
+    assert np.array_equal(generation.frames, usual)
 
 
 def test_bfloat16_generates_too(settings: Settings) -> None:

@@ -28,7 +28,12 @@ def manifest(created_at: datetime = datetime(2026, 1, 2, tzinfo=UTC)) -> Manifes
         input_sha256="ab",
         params=PARAMS,
         info=DoublePipeline().info,
-        generation=Generation(np.zeros((1, 2, 2, 3), np.uint8), decode_chunk_size=4, timings_s={"denoise": 1.23456}),
+        generation=Generation(
+            image=np.zeros((2, 2, 3), np.uint8),
+            frames=np.zeros((1, 2, 2, 3), np.uint8),
+            decode_chunk_size=4,
+            timings_s={"denoise": 1.23456},
+        ),
         files=[],
         timings_s={"encode": 0.5},
     )

@@ -46,6 +46,7 @@ def erase_deleted_jobs(sessions: Sessions, store: ObjectStore) -> int:
                     warnings=[],
                     webhook_url=None,
                     result=None,
+                    measures=None,
                     input_id=None,
                     error_message=None,
                 )

@@ -21,6 +21,7 @@ from shared.errors import InvalidOutputError, OutOfMemoryError
 from shared.params import GenerationParams
 from shared.states import Phase
 from worker.pipeline import Generation, PipelineInfo, Progress, VideoFrames
+from worker.svd.drift import measure_drift
 from worker.svd.stopwatch import Stopwatch
 
 #: a frame whose levels span no more than this shows nothing.
@@ -70,6 +71,9 @@ class SvdEngine(Protocol):
             InvalidOutputError: they hold NaN or infinity.
         """
 
+    def embed(self, images: VideoFrames) -> Tensor:
+        """The image encoder's embedding of each of these, [t h w c] → [t c]."""
+
     def free(self) -> None:
         """Leave the pipeline as it was before the job, whatever happened in it."""
 
@@ -77,9 +81,10 @@ class SvdEngine(Protocol):
 class SvdPipeline:
     """A loaded model; one job at a time."""
 
-    def __init__(self, engine: SvdEngine, info: PipelineInfo) -> None:
+    def __init__(self, engine: SvdEngine, info: PipelineInfo, *, measure_drift: bool = False) -> None:
         self.engine = engine
         self.info = info
+        self._measure_drift = measure_drift
 
     def generate(self, image: PIL.Image.Image, params: GenerationParams, on_progress: Progress) -> Generation:
         """See `VideoPipeline.generate`."""
@@ -91,6 +96,8 @@ class SvdPipeline:
                 raise InvalidOutputError("the latents hold NaN or infinity after denoising")
             frames, chunk_size = self._decode(latents, params, on_progress)
             watch.lap("decode")
+            levels = np.asarray(image)
+            drift = self._drift(frames, levels, watch) if self._measure_drift else None
         except BaseException as error:
             # The traceback's frames hold the job's tensors; without this they live until the caller is done with it.
             traceback.clear_frames(error.__traceback__)
@@ -100,7 +107,9 @@ class SvdPipeline:
         # What the job took stays with this process for the next one: giving it back costs half a second.
         self.engine.free()
         check_frames(frames)
-        return Generation(frames=frames, decode_chunk_size=chunk_size, timings_s=watch.seconds)
+        return Generation(
+            image=levels, frames=frames, decode_chunk_size=chunk_size, timings_s=watch.seconds, drift=drift
+        )
 
     def warm_up(self, params: GenerationParams) -> None:
         """Run once, so that what is compiled or tuned at its first use is ready before the first job.
@@ -162,6 +171,18 @@ class SvdPipeline:
             if not _is_out_of_memory(error):
                 raise
             raise _DecodeOutOfMemoryError from _without_frames(error)
+
+    def _drift(self, frames: VideoFrames, image: VideoFrames, watch: Stopwatch) -> float | None:
+        """None if it cannot be had: no job fails for it."""
+        try:
+            drift = measure_drift(self.engine.embed, frames, image)
+        except (RuntimeError, MemoryError) as error:
+            log.warning("drift is not measured: %s", error)
+            traceback.clear_frames(error.__traceback__)
+            self._free()
+            return None
+        watch.lap("drift")
+        return drift
 
     def _free(self) -> None:
         """Give back all memory that is not the model's."""

@@ -21,6 +21,7 @@ from worker.svd.sampler import (
     Schedule,
     decode,
     denoise,
+    embed_images,
     encode,
     keep_encoder_in_float32,
     make_schedule,
@@ -83,6 +84,10 @@ class ExactEngine:
             raise InvalidOutputError("the decoded frames hold NaN or infinity")
         frames: VideoFrames = to_levels(video).cpu().numpy()
         return frames
+
+    def embed(self, images: VideoFrames) -> Tensor:
+        """See `SvdEngine`."""
+        return embed_images(self.pipe, images, self.device)
 
     def _stance(self) -> AbstractContextManager[None]:
         return only_what_is_compiled() if self._compiled and self._is_warm else nullcontext()

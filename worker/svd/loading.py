@@ -56,12 +56,12 @@ def load_pipeline(settings: Settings, entry: ModelEntry) -> SvdPipeline:
         versions=installed_versions("torch", "diffusers", "transformers", "accelerate"),
     )
     if tier == "stock":
-        return SvdPipeline(StockEngine(pipe, device), info)
+        return SvdPipeline(StockEngine(pipe, device), info, measure_drift=settings.measures)
     compiled = device.type == "cuda"
     if compiled:
         use_compile_cache(model_root(settings) / "compiled")
     engine = (FastEngine if tier == "fast" else ExactEngine)(pipe, device, compiled=compiled)
-    pipeline = SvdPipeline(engine, info)
+    pipeline = SvdPipeline(engine, info, measure_drift=settings.measures)
     if compiled:
         # Only shapes matter here, so few steps do.
         pipeline.warm_up(resolve(GenerationOptions(seed=0, num_inference_steps=2), entry))

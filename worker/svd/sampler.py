@@ -23,6 +23,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from shared.params import GenerationParams
+from worker.pipeline import VideoFrames
 from worker.svd.rewrites.attention import CollapsedCrossAttention
 from worker.svd.rewrites.time import CachedFrameEmbedding
 
@@ -132,12 +133,31 @@ def encode(
 def embed_image(pipe: StableVideoDiffusionPipeline, image: PIL.Image.Image, device: torch.device) -> Tensor:
     """CLIP's embedding, [1 1 c]; resized on the device, where diffusers keeps the CPU busy and the GPU waiting."""
     pixels = pipe.video_processor.numpy_to_pt(pipe.video_processor.pil_to_numpy(image)).to(device)
+    return _embed(pipe, _prepare_for_clip(pipe, pixels))[:, None]
+
+
+@torch.no_grad()
+def embed_images(pipe: StableVideoDiffusionPipeline, images: VideoFrames, device: torch.device) -> Tensor:
+    """CLIP's embedding of each picture, [t h w c] → [t c]."""
+    # Resized one by one, embedded together: large are the pictures, not what CLIP sees of them.
+    small = [
+        _prepare_for_clip(pipe, torch.from_numpy(image).to(device).permute(2, 0, 1)[None] / 255.0) for image in images
+    ]
+    return _embed(pipe, torch.cat(small))
+
+
+def _prepare_for_clip(pipe: StableVideoDiffusionPipeline, pixels: Tensor) -> Tensor:
+    """[b c h w], 0 to 1 → [b c 224 224], standardized."""
     small = (_resize_with_antialiasing(pixels * 2.0 - 1.0, _CLIP_SIZE) + 1.0) / 2.0
     extractor = pipe.feature_extractor
     mean = small.new_tensor(extractor.image_mean)[:, None, None]
     std = small.new_tensor(extractor.image_std)[:, None, None]
-    embedding: Tensor = pipe.image_encoder(((small - mean) / std).to(pipe.image_encoder.dtype)).image_embeds
-    return embedding[:, None]
+    return (small - mean) / std
+
+
+def _embed(pipe: StableVideoDiffusionPipeline, prepared: Tensor) -> Tensor:
+    embeddings: Tensor = pipe.image_encoder(prepared.to(pipe.image_encoder.dtype)).image_embeds
+    return embeddings
 
 
 def set_job_constants(unet: Unet, conditioning: Conditioning) -> None:

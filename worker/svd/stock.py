@@ -14,6 +14,7 @@ from torch import Tensor
 from shared.errors import InvalidOutputError
 from shared.params import GenerationParams
 from worker.pipeline import VideoFrames
+from worker.svd.sampler import embed_images
 from worker.svd.stopwatch import Stopwatch
 
 
@@ -70,6 +71,10 @@ class StockEngine:
         levels = self.pipe.video_processor.postprocess_video(video, output_type="np")[0]
         frames: VideoFrames = (levels * 255).round().astype(np.uint8)
         return frames
+
+    def embed(self, images: VideoFrames) -> Tensor:
+        """See `SvdEngine`."""
+        return embed_images(self.pipe, images, self.device)
 
     def free(self) -> None:
         """See `SvdEngine`."""
