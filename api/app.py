@@ -12,7 +12,7 @@ from api.decoding import ImageDecoder
 from api.metrics import count_requests
 from api.problems import Problem, register_error_handlers, validation_problem
 from api.rate_limit import RateLimiter, Standing
-from api.routes import deliveries, files, health, inputs, jobs, keys, models, page, sign_in, usage
+from api.routes import deliveries, files, health, inputs, jobs, keys, models, page, sign_in, usage, workers
 from api.services import Services, services
 from api.streams import JobStreams
 from shared.catalogue import Catalogue
@@ -81,7 +81,7 @@ def create_app(settings: Settings) -> OpenAPI:
     app.register_blueprint(files.local)
     app.register_blueprint(sign_in.browser)
     app.register_blueprint(page.pages)
-    for module in (jobs, files, deliveries, inputs, keys, sign_in, models, usage, health):
+    for module in (jobs, files, deliveries, inputs, keys, sign_in, models, workers, usage, health):
         app.register_api(module.api)
     require_scopes(app)
     return app

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import date, datetime
+from enum import StrEnum
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+    model_validator,
+)
 
-from shared.jobs.resource import JobResource
+from shared.jobs.resource import ErrorResource, JobResource
 from shared.params import GenerationOptions, GenerationParams, whole_numbers
 from shared.scopes import ALL_SCOPES, Scope
-from shared.states import DeliveryStatus, JobStatus
+from shared.states import AttemptOutcome, DeliveryStatus, JobStatus
 
 Item = TypeVar("Item")
 
@@ -135,10 +146,21 @@ class PageQuery(BaseModel):
     order: Literal["asc", "desc"] = Field("desc", description="By the time of creation.")
 
 
+def _check_day(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
+        raise ValueError(f"a day must be YYYY-MM-DD, got {value[:80]!r}")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_check_day)]
+
+
 class JobsQuery(PageQuery):
     status: JobStatus | None = None
     model: Text | None = Field(None, max_length=100)
     label: LabelFilter | None = Field(None, description="`NAME=VALUE` that the job must carry.")
+    created_from: Day | None = Field(None, description="Accepted on this day or later, in UTC.")
+    created_to: Day | None = Field(None, description="Accepted on this day or before, in UTC.")
 
 
 class WaitQuery(BaseModel):
@@ -209,6 +231,53 @@ class DeliveryResource(BaseModel):
 
 class DeliveryPage(Page[DeliveryResource]):
     """A page of webhook deliveries."""
+
+
+class WorkerStatus(StrEnum):
+    #: its pipeline is not ready yet.
+    LOADING = "loading"
+    IDLE = "idle"
+    BUSY = "busy"
+    #: takes no more jobs, since it is about to stop.
+    DRAINING = "draining"
+
+
+class WorkerResource(BaseModel):
+    id: str
+    object: Literal["worker"] = "worker"
+    model: str
+    device: str | None
+    status: WorkerStatus
+    job_id: str | None = Field(description="What it works on, if that is the tenant's own.")
+    started_at: datetime
+    last_seen_at: datetime
+
+
+class WorkerPage(Page[WorkerResource]):
+    """The workers that were seen lately."""
+
+
+class AttemptResource(BaseModel):
+    attempt: int
+    worker_id: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: AttemptOutcome | None
+    error: ErrorResource | None
+
+
+class EventResource(BaseModel):
+    status: JobStatus = Field(description="What the job moved to.")
+    attempt: int
+    reason: str
+    at: datetime
+
+
+class TimelineResource(BaseModel):
+    object: Literal["timeline"] = "timeline"
+    job_id: str
+    events: list[EventResource]
+    attempts: list[AttemptResource]
 
 
 class ModelLimits(BaseModel):

@@ -5,25 +5,36 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 
 from flask import Response, request, stream_with_context
 from flask_openapi3 import APIBlueprint, Tag
-from sqlalchemy import and_
+from sqlalchemy import and_, select
 
 from api.auth import check_still_valid, needs
 from api.intake import read_request
 from api.jobs import accept_job, find_job, owned_job, show_job
 from api.pages import envelope, fetch_page
 from api.responses import json_response, secured
-from api.schemas import JobPage, JobPath, JobRequest, JobsQuery, WaitQuery
+from api.schemas import (
+    AttemptResource,
+    EventResource,
+    JobPage,
+    JobPath,
+    JobRequest,
+    JobsQuery,
+    TimelineResource,
+    WaitQuery,
+)
 from api.services import current_tenant, reading, services, transaction
 from api.streams import FALLBACK_S, Subscription
 from shared.errors import NotFoundError, RateLimitedError, TransientError, UnauthorizedError
-from shared.ids import parse_id
-from shared.jobs.resource import JobResource, job_resource
+from shared.ids import parse_id, show_id
+from shared.jobs.resource import ErrorResource, JobResource, job_resource
 from shared.jobs.stop import cancel_job, request_deletion
 from shared.scopes import Scope
-from shared.tables import Job
+from shared.states import AttemptOutcome, JobStatus
+from shared.tables import Attempt, Job, JobEvent
 
 api = APIBlueprint("jobs", __name__, url_prefix="/v1/jobs", abp_tags=[Tag(name="jobs")])
 
@@ -70,6 +81,10 @@ def list_jobs(query: JobsQuery) -> Response:
     if query.label is not None:
         name, _, value = query.label.partition("=")
         condition = and_(condition, Job.labels.contains({name: value}))
+    if query.created_from is not None:
+        condition = and_(condition, Job.created_at >= datetime.combine(query.created_from, datetime.min.time(), UTC))
+    if query.created_to is not None:
+        condition = and_(condition, Job.created_at <= datetime.combine(query.created_to, datetime.max.time(), UTC))
     with reading() as session:
         rows, has_more = fetch_page(session, Job, condition, query, "job")
         return json_response(
@@ -90,6 +105,38 @@ def read_job(path: JobPath, query: WaitQuery) -> Response:
                 return json_response(resource)  # poll, then
             resource = _wait_for_end(path.job_id, waiting, query.wait)
     return json_response(resource)
+
+
+@api.get("/<string:job_id>/timeline", summary="Read a job's history", responses=secured(200, TimelineResource, 404))
+@needs(Scope.JOBS_READ)
+def read_timeline(path: JobPath) -> Response:
+    """Each change of status with its reason, and each attempt with its end; oldest first."""
+    with reading() as session:
+        job = find_job(session, path.job_id)
+        events = session.scalars(select(JobEvent).where(JobEvent.job_id == job.id).order_by(JobEvent.id)).all()
+        attempts = session.scalars(select(Attempt).where(Attempt.job_id == job.id).order_by(Attempt.attempt)).all()
+    return json_response(
+        TimelineResource(
+            job_id=path.job_id,
+            events=[
+                EventResource(status=JobStatus(row.status), attempt=row.attempt, reason=row.reason, at=row.at)
+                for row in events
+            ],
+            attempts=[
+                AttemptResource(
+                    attempt=row.attempt,
+                    worker_id=show_id("wrk", row.worker_id),
+                    started_at=row.started_at,
+                    ended_at=row.ended_at,
+                    outcome=AttemptOutcome(row.outcome) if row.outcome else None,
+                    error=ErrorResource(code=row.error_code, message=row.error_message or "")
+                    if row.error_code
+                    else None,
+                )
+                for row in attempts
+            ],
+        )
+    )
 
 
 @api.post(

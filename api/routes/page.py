@@ -19,6 +19,7 @@ from api.services import reading, services
 from api.sessions import csrf_token, read_cookie
 from shared.errors import CsrfError, UnauthorizedError
 from shared.params import GenerationParams
+from shared.states import JobStatus
 from shared.tables import ApiKey
 
 pages = Blueprint("page", __name__, template_folder="../templates")
@@ -57,6 +58,17 @@ def studio() -> BaseResponse:
         groups=parameter_groups(),
         max_body_bytes=services().settings.max_body_bytes,
     )
+
+
+@pages.get("/jobs")
+def jobs() -> BaseResponse:
+    return _render("jobs.html", title="Jobs", statuses=list(JobStatus))
+
+
+@pages.get("/jobs/<string:job_id>")
+def job(job_id: str) -> BaseResponse:
+    """The same for each job: the page's script asks the API, which tells whose it is."""
+    return _render("job.html", title="Job")
 
 
 def parameter_groups() -> list[tuple[str, list[ParameterField]]]:

@@ -61,8 +61,11 @@ export function card(job, { onChoose, isChosen = false, usualS = null } = {}) {
 /** The image and, when there is one, the video beside it. */
 export function sideBySide(job) {
   const { width, height, resize_mode: mode } = job.params;
-  const picture = job.input_id && h("img", { src: `/v1/inputs/${job.input_id}/image`, alt: "The image that the video starts from", width, height });
-  if (picture) picture.style.objectFit = FITS[mode];
+  const picture = job.input_id && h("img", { src: `/v1/inputs/${job.input_id}/image`, alt: "The image that the video starts from" });
+  if (picture) {
+    picture.style.objectFit = FITS[mode];
+    picture.style.aspectRatio = `${width} / ${height}`;
+  }
   const image = picture ? h("figure", {}, picture, h("figcaption", {}, `Image, ${width} × ${height} px, ${mode}`)) : null;
   const video = job.links.video ? h("figure", {}, clip(job.id, { label: `Video of ${title(job)}` }), h("figcaption", {}, `Video, ${job.result.num_frames} frames, ${job.result.duration_s.toFixed(1)} s`)) : null;
   for (const media of [image?.firstChild, video?.firstChild]) {

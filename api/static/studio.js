@@ -1,7 +1,7 @@
 // Studio: images and parameters in, jobs and videos out.
 
 import { call, newKey, Problem } from "/static/api.js";
-import { $, announce, h } from "/static/dom.js";
+import { $, announce, h, movesFreely } from "/static/dom.js";
 import { ParameterForm } from "/static/form.js";
 import { actions, badge, card, progress, sideBySide, standing, title } from "/static/job_view.js";
 import { isOver, LiveJobs, usual } from "/static/live.js";
@@ -140,7 +140,10 @@ $("studio").addEventListener("submit", async (event) => {
       try {
         const job = await submit(source, form.values());
         takeJob(job);
-        if (index === 0) choose(job);
+        if (index === 0) {
+          choose(job);
+          $("stage").parentElement.scrollIntoView({ block: "nearest", behavior: movesFreely() ? "smooth" : "auto" });
+        }
       } catch (error) {
         showSubmitProblem(source, error);
         return;

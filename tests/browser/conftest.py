@@ -12,7 +12,7 @@ import pytest
 import redis
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
-from support import BOOTSTRAP_KEY, Engines, Service
+from support import BOOTSTRAP_KEY, Engines, Receiver, Service, webhook_receiver
 
 from shared.ids import new_id
 from shared.settings import Settings
@@ -39,7 +39,13 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="session")
-def site(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def receiver() -> Iterator[Receiver]:
+    with webhook_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="session")
+def site(engines: Engines, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """API, maintainer, and a worker of the double."""
     name = f"browser_{new_id().hex}"
     with psycopg.connect(engines.admin_url, autocommit=True) as connection:
@@ -53,6 +59,7 @@ def site(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         object_store=str(folder / "objects"),
         bootstrap_api_key=BOOTSTRAP_KEY,
         outbound_allow=("127.0.0.1",),
+        outbound_ports=(int(receiver.url.rpartition(":")[2].partition("/")[0]),),
         models=("double", "tiny"),
         max_body_bytes=2_000_000,
         rate_limit_per_minute=0,
@@ -75,17 +82,20 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def new_context(site: Service, browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
-    """Makes browser contexts; at the end no script of theirs may have failed or been blocked."""
+    """Makes browser contexts, signed in if given a key; no script of theirs may have failed or been blocked."""
     contexts: list[BrowserContext] = []
     problems: list[str] = []
 
-    def make(**options: object) -> BrowserContext:
+    def make(key: str | None = None, **options: object) -> BrowserContext:
         context = browser.new_context(base_url=site.url, **{"reduced_motion": "no-preference", **options})
         context.on("weberror", lambda error: problems.append(str(error.error)))
         context.on(
             "console", lambda said: problems.append(said.text) if "Content Security Policy" in said.text else None
         )
         contexts.append(context)
+        if key is not None:
+            answer = context.request.post("/session", data={"key": key})
+            assert answer.status == 204, answer.text()
         return context
 
     yield make
@@ -97,18 +107,12 @@ def new_context(site: Service, browser: Browser) -> Iterator[Callable[..., Brows
 @pytest.fixture
 def context(new_context: Callable[..., BrowserContext]) -> BrowserContext:
     """A browser that is signed in."""
-    return sign_in(new_context())
+    return new_context(BOOTSTRAP_KEY)
 
 
 @pytest.fixture
 def page(context: BrowserContext) -> Page:
     return context.new_page()
-
-
-def sign_in(context: BrowserContext, key: str = BOOTSTRAP_KEY) -> BrowserContext:
-    answer = context.request.post("/session", data={"key": key})
-    assert answer.status == 204, answer.text()
-    return context
 
 
 @pytest.fixture
@@ -118,6 +122,7 @@ def look() -> Callable[..., None]:
     def look(page: Page, name: str, *, views: tuple[str, ...] = tuple(VIEWS)) -> None:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         judged: set[str] = set()
+        before = page.viewport_size
         for view in views:
             width, height, theme = VIEWS[view]
             page.set_viewport_size({"width": width, "height": height})
@@ -129,5 +134,7 @@ def look() -> Callable[..., None]:
                 judged.add(theme)
                 results = Axe().run(page)
                 assert results.violations_count == 0, f"{name}, {view}:\n{results.generate_report()}"
+        if before is not None:
+            page.set_viewport_size(before)
 
     return look

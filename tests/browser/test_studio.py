@@ -1,43 +1,155 @@
-"""Studio, as somebody who was not told how to use it: a photo becomes a video that plays."""
+"""Studio, as somebody who was not told how to use it: a photo becomes a video that plays; and what may go wrong."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 from support import Service
 
 SAMPLES = Path(__file__).parents[2] / "docs" / "samples"
 ROCKET = SAMPLES / "rocket.jpg"
-PLAYS = "video => video.currentTime > 0.05"
+PLAYS = "() => (document.querySelector('#stage video')?.currentTime ?? 0) > 0.05"
 
 
-def choose(page: Page, *files: Path) -> None:
+def choose(page: Page, *files: Any) -> None:
     page.locator("#pick").set_input_files(list(files))
+
+
+def set_steps(page: Page, steps: int) -> None:
+    page.get_by_text("Quality", exact=True).click()
+    page.get_by_label("Inference steps").fill(str(steps))
+
+
+def make(page: Page) -> None:
+    page.get_by_role("button", name="Make video").click()
 
 
 def test_a_photo_becomes_a_video_that_plays_beside_it(site: Service, page: Page, look: Callable[..., None]) -> None:
     page.goto("/")
-    expect(page.locator("#recent")).to_contain_text("None yet")
-    look(page, "studio-empty", views=("narrow-light", "wide-dark"))
+    expect(page.locator("#recent .card, #recent .empty")).not_to_have_count(0)
+    look(page, "studio-empty", views=("narrow-light",))
     choose(page, ROCKET)
     expect(page.locator("#crop figcaption")).to_have_text("Starts from this: 256 × 128 px, crop")
-    page.get_by_label("Inference steps").or_(page.locator("#num_inference_steps")).first.evaluate(
-        "field => { field.closest('details').open = true }"
-    )
-    page.locator("#num_inference_steps").fill("40")
-    page.get_by_role("button", name="Make video").click()
+    set_steps(page, 30)
+    make(page)
     status = page.locator("#stage-status")
     expect(status).to_contain_text("Step")
     expect(status.get_by_role("progressbar")).to_be_visible()
-    look(page, "studio-running", views=("narrow-dark", "wide-light"))
-    video = page.locator("#stage video")
-    expect(video).to_be_visible()
-    page.wait_for_function(f"() => ({PLAYS})(document.querySelector('#stage video'))")
-    assert video.evaluate("video => video.muted && video.loop")
-    expect(page.locator("#stage img")).to_be_visible()
+    expect(page.locator("#stage video")).to_be_visible()
+    page.wait_for_function(PLAYS)
+    assert page.locator("#stage video").evaluate("video => video.muted && video.loop")
     with page.expect_download() as download:
         page.get_by_role("link", name="Download MP4").click()
     assert download.value.path().read_bytes()[4:8] == b"ftyp"
-    look(page, "studio-video")
+    look(page, "studio")
+    page.get_by_role("button", name="Copy as curl").click()
+    assert "/v1/jobs" in page.get_by_role("dialog").get_by_role("textbox").input_value()
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="Run again with…").click()
+    expect(page.get_by_label("Inference steps", exact=False)).to_have_value("30")
+    expect(page.locator("#sources li")).to_have_count(1)
+
+
+def test_a_running_job_is_canceled(page: Page) -> None:
+    page.goto("/")
+    choose(page, ROCKET)
+    set_steps(page, 100)
+    make(page)
+    expect(page.locator("#stage-status")).to_contain_text("Step")
+    page.locator("#stage").get_by_role("button", name="Cancel").click()
+    expect(page.locator("#stage-status")).to_contain_text("canceled")
+
+
+def test_each_refusal_stands_beside_what_it_concerns_in_the_apis_own_words(
+    page: Page, tmp_path: Path, look: Callable[..., None]
+) -> None:
+    page.goto("/")
+    expect(page.locator("#motion_bucket_id")).to_have_value("127")
+    make(page)
+    expect(page.locator("#image-error")).to_contain_text("Choose an image first")
+    choose(page, {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no image"})
+    expect(page.locator("#image-error")).to_contain_text("notes.txt is not an image")
+    choose(page, {"name": "huge.png", "mimeType": "image/png", "buffer": b"x" * 2_100_000})
+    expect(page.locator("#image-error")).to_contain_text("huge.png has 2.1 MB; this service takes up to 2.0 MB")
+    # Of the value, before anything is sent.
+    page.get_by_label("Motion bucket").fill("600")
+    expect(page.locator("#motion_bucket_id-error")).to_contain_text("should be less than or equal to 511, got 600")
+    expect(page.get_by_label("Motion bucket")).to_have_attribute("aria-invalid", "true")
+    page.get_by_label("Motion bucket").fill("300")
+    expect(page.locator("#warnings")).to_contain_text("above 255, the highest that SVD was trained on")
+    # Of the image, once it was looked at.
+    choose(page, {"name": "broken.png", "mimeType": "image/png", "buffer": ROCKET.read_bytes()[:900]})
+    make(page)
+    expect(page.locator("#image-error")).to_contain_text("broken.png: ")
+    expect(page.locator("#image-error")).to_contain_text("image")
+    look(page, "studio-refused", views=("wide-light",))
+
+
+def test_a_cut_stream_is_resumed_and_the_lost_connection_is_told(site: Service, page: Page) -> None:
+    page.goto("/")
+    choose(page, ROCKET)
+    set_steps(page, 100)
+    make(page)
+    expect(page.locator("#stage-status")).to_contain_text("Step")
+    api = site.processes[0]
+    api.popen.kill()
+    api.popen.wait()
+    expect(page.get_by_role("alert").filter(has_text="connection to the service is lost")).to_be_visible()
+    site.processes[0] = site.start_api()
+    expect(page.locator("#banner")).to_be_empty()
+    expect(page.locator("#stage video")).to_be_visible(timeout=30_000)
+
+
+def test_an_ended_sign_in_is_told_and_leads_back(context: BrowserContext, page: Page) -> None:
+    page.goto("/?from=job_1")
+    expect(page.locator("#form-error")).to_contain_text("has been deleted")
+    context.clear_cookies()
+    choose(page, ROCKET)
+    make(page)
+    banner = page.get_by_role("alert").filter(has_text="Your sign-in has ended")
+    expect(banner.get_by_role("link", name="Sign in again")).to_have_attribute(
+        "href", re.compile(r"^/sign-in\?next=%2F%3Ffrom%3Djob_1$")
+    )
+
+
+def test_everything_is_done_with_the_keyboard_alone(page: Page) -> None:
+    page.goto("/")
+    expect(page.locator("#motion_bucket_id")).to_have_value("127")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.locator("#pick")).to_be_focused()
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(ROCKET)
+    expect(page.locator("#sources li")).to_have_count(1)
+    for _ in range(40):
+        if page.evaluate("document.activeElement.id") == "submit":
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#stage video")).to_be_visible()
+    for _ in range(40):
+        if page.evaluate("document.activeElement.textContent") == "Download MP4":
+            break
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Download MP4"
+
+
+def test_nothing_moves_by_itself_where_motion_is_not_wanted(page: Page) -> None:
+    page.emulate_media(reduced_motion="reduce")
+    page.goto("/")
+    choose(page, ROCKET)
+    make(page)
+    expect(page.locator("#stage-status")).to_contain_text("succeeded")
+    video = page.locator("#stage video")
+    expect(video).to_be_visible()
+    page.wait_for_timeout(300)
+    assert video.evaluate("video => video.paused && video.currentTime === 0")
+    video.evaluate("video => video.play()")
+    page.wait_for_function(PLAYS)

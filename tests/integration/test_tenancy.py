@@ -23,12 +23,12 @@ from sqlalchemy.orm import Session
 from api.auth import create_key, ensure_tenant
 from shared.catalogue import find_entry, resolve
 from shared.database import Sessions
-from shared.ids import new_id, show_id
+from shared.ids import new_id, parse_id, show_id
 from shared.objects import ObjectStore
 from shared.params import GenerationOptions
 from shared.scopes import Scope
 from shared.states import DeliveryStatus, JobStatus
-from shared.tables import Input, Job, WebhookDelivery
+from shared.tables import Input, Job, WebhookDelivery, Worker
 
 PIXEL_ROWS = 40
 ABSENT = UUID("01920000-0000-7000-8000-000000000000")
@@ -199,7 +199,7 @@ def test_every_route_by_every_scope_on_own_others_and_absent_ids(
 
 #: not in the document: they show nothing of a tenant but, on a page, the name of the key that is signed in.
 UNDOCUMENTED = {
-    *("/", "/sign-in", "/session"),
+    *("/", "/jobs", "/jobs/<string:job_id>", "/sign-in", "/session"),
     *("/docs", "/docs/swagger/<path:name>", "/openapi.json", "/static/<path:filename>"),
     "/files/<path:key>",  # of whoever holds a URL that was signed
 }
@@ -247,3 +247,16 @@ def test_a_cursor_of_another_tenant_is_no_cursor(client: Any, sessions: Sessions
             bodies = [told(answer, things) for answer, things in zip(answers, (others, ABSENT_THINGS), strict=True)]
             assert bodies[0] == bodies[1]
             assert bodies[0][0] == 404
+
+
+def test_workers_are_everybodys_but_of_anothers_job_only_that_there_is_one(client: Any, sessions: Sessions) -> None:
+    with sessions.begin() as session:
+        own = make_things(session, ensure_tenant(session, "default"))
+        other = make_things(session, ensure_tenant(session, "theirs"))
+        for things in (own, other):
+            job_id = parse_id("job", things.job_id)
+            session.add(Worker(id=new_id(), hostname="secret-host", pid=7, model="tiny", ready=True, job_id=job_id))
+    answer = client.get("/v1/workers")
+    assert [worker["status"] for worker in answer.json["data"]] == ["busy", "busy"]
+    assert {worker["job_id"] for worker in answer.json["data"]} == {own.job_id, None}
+    assert "secret-host" not in answer.text

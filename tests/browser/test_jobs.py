@@ -1,0 +1,81 @@
+"""The page of one job, and the gallery with the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+from support import Receiver, Service, eventually
+
+#: jobs of five seconds each: enough of them wait while the screenshots are taken.
+SLOW = 6
+
+
+@pytest.fixture
+def finished(site: Service, rocket: bytes) -> Callable[..., dict[str, Any]]:
+    def finished(**fields: Any) -> dict[str, Any]:
+        return site.job(site.submit(rocket, **{"num_inference_steps": 1, **fields})["id"], wait_s=60)
+
+    return finished
+
+
+def test_a_jobs_page_shows_all_that_is_known_of_it_and_sends_its_webhook_again(
+    site: Service, page: Page, finished: Callable[..., dict[str, Any]], receiver: Receiver, look: Callable[..., None]
+) -> None:
+    job = finished(frames_format="webp", labels={"name": "rocket.jpg"}, webhook_url=receiver.url)
+    page.goto(f"/jobs/{job['id']}")
+    expect(page.get_by_role("heading", name="rocket.jpg")).to_be_visible()
+    expect(page.locator("#params")).to_contain_text(str(job["params"]["seed"]))
+    expect(page.locator("#timeline li")).to_have_count(3)
+    expect(page.locator("#timings")).to_contain_text("denoise")
+    expect(page.locator("#manifest")).to_contain_text(job["id"])
+    expect(page.locator("#frames img")).to_have_count(14)
+    expect(page.locator("[data-delivery=delivered]")).to_be_visible(timeout=20_000)
+    look(page, "job")
+    page.get_by_role("button", name="Send again").click()
+    eventually(lambda: len(receiver.requests) == 2)
+    expect(page.locator("[data-delivery=delivered]")).to_be_visible(timeout=20_000)
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("heading", name="There is no such job")).to_be_visible()
+    expect(page.get_by_role("link", name="Make a new one")).to_be_visible()
+
+
+def test_the_gallery_filters_pages_and_cancels_and_deletes_many(
+    site: Service, page: Page, rocket: bytes, finished: Callable[..., dict[str, Any]], look: Callable[..., None]
+) -> None:
+    done = finished(labels={"name": "rocket.jpg", "set": "gallery"})
+    for _ in range(SLOW):
+        site.submit(rocket, num_inference_steps=100, labels={"name": "slow", "set": "gallery"})
+    page.goto("/jobs")
+    tiles = page.locator(".tile")
+    page.get_by_label("Label").fill("nonsense")
+    page.keyboard.press("Tab")
+    expect(page.locator("#label-error")).to_contain_text("label must be NAME=VALUE")
+    page.get_by_label("Label").fill("set=gallery")
+    page.keyboard.press("Tab")
+    expect(tiles).to_have_count(SLOW + 1)
+    expect(page.locator("[data-status=running] progress")).to_be_visible()
+    expect(page.locator("#workers")).to_contain_text("busy")
+    look(page, "jobs")
+    for box in page.get_by_label("Choose slow").all():
+        box.check()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("[data-status=queued], [data-status=running]")).to_have_count(0)
+    expect(page.locator("[data-status=canceled]")).not_to_have_count(0)
+    page.get_by_label("Status").select_option("succeeded")
+    expect(page.locator(".tile:not([data-status=succeeded])")).to_have_count(0)
+    expect(tiles.get_by_role("link", name="rocket.jpg")).to_have_attribute("href", f"/jobs/{done['id']}")
+    page.get_by_label("To").fill("2020-01-01")
+    expect(page.locator("#tiles")).to_contain_text("No job fits these filters")
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_label("Label").fill("set=gallery")
+    page.keyboard.press("Tab")
+    expect(tiles).to_have_count(SLOW + 1)
+    for box in page.get_by_label("Choose slow").all():
+        box.check()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete").click()
+    expect(tiles).to_have_count(1)
