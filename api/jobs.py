@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.intake import ImageSource, load_image, store_image
 from api.schemas import JobRequest
-from api.services import current_tenant, own_usage, services, transaction
+from api.services import current_tenant, own_usage, quotas, services, transaction
 from shared.catalogue import ModelEntry, off_distribution, resolve
 from shared.errors import ConflictError, InvalidInputError, NotFoundError, RequestError, StorageError
 from shared.ids import parse_id, show_id
@@ -20,7 +20,7 @@ from shared.jobs.accept import NewJob, find_by_idempotency_key, insert_job
 from shared.jobs.claim import claimable
 from shared.jobs.resource import JobResource, job_resource
 from shared.params import GenerationOptions
-from shared.quotas import check_storage
+from shared.quotas import check_storage, hold_usage
 from shared.states import JobStatus
 from shared.tables import Input, Job
 
@@ -149,7 +149,7 @@ def take_input(source: ImageSource) -> Input:
     stored, is_new = _take_input(source)
     try:
         with transaction() as session:
-            check_storage(own_usage(session), adding_bytes=stored.size_bytes)
+            check_storage(hold_usage(session, current_tenant(), quotas()), adding_bytes=stored.size_bytes)
             session.add(stored)
             session.flush()
             session.refresh(stored)

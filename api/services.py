@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from api.decoding import ImageDecoder
+from api.places import Places
 from api.rate_limit import RateLimiter
 from api.streams import JobStreams
 from shared.catalogue import Catalogue
@@ -35,6 +36,7 @@ class Services:
     catalogue: Catalogue
     outbound: OutboundGuard
     streams: JobStreams
+    places: Places
     decoder: ImageDecoder
     limiter: RateLimiter
 
@@ -75,5 +77,10 @@ def current_tenant() -> UUID:
 
 def own_usage(session: Session) -> Usage:
     """What the request's tenant has, and what it may have."""
+    return read_usage(session, current_tenant(), quotas())
+
+
+def quotas() -> Quotas:
+    """Those of a tenant that has none of its own."""
     settings = services().settings
-    return read_usage(session, current_tenant(), Quotas(settings.queued_jobs_max, settings.storage_bytes_max))
+    return Quotas(settings.queued_jobs_max, settings.storage_bytes_max)

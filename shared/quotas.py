@@ -1,8 +1,4 @@
-"""What a tenant may have at once. Both counts are Postgres' own.
-
-They are read without a lock, so that nobody waits: requests that are under way at the same moment may each pass, and a
-tenant may exceed a quota by as many as there are.
-"""
+"""What a tenant may have at once. Both counts are Postgres' own."""
 
 from __future__ import annotations
 
@@ -15,6 +11,9 @@ from sqlalchemy.orm import Session
 from shared.errors import QuotaExceededError, RateLimitedError
 from shared.states import JobStatus
 from shared.tables import Job, Tenant
+
+#: so far from the quota of queued jobs nobody waits for anybody: no more are accepted at the same moment.
+_NEAR = 256
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,10 @@ class Usage:
     storage_bytes: int
     storage_bytes_max: int | None
 
+    @property
+    def is_near_quota(self) -> bool:
+        return self.storage_bytes_max is not None or self.queued_jobs + _NEAR > self.queued_jobs_max
+
 
 def read_usage(session: Session, tenant_id: UUID, quotas: Quotas) -> Usage:
     """Counts queued jobs no further than to their quota."""
@@ -54,6 +57,18 @@ def read_usage(session: Session, tenant_id: UUID, quotas: Quotas) -> Usage:
         storage_bytes=tenant.storage_bytes,
         storage_bytes_max=quotas.storage_bytes_max if tenant.storage_bytes_max is None else tenant.storage_bytes_max,
     )
+
+
+def hold_usage(session: Session, tenant_id: UUID, quotas: Quotas) -> Usage:
+    """As `read_usage`, to be true until the transaction ends: near a quota a tenant's requests pass one by one.
+
+    By an advisory lock, since a lock of the tenant's row could meet the triggers that count there.
+    """
+    usage = read_usage(session, tenant_id, quotas)
+    if usage.is_near_quota:
+        session.execute(select(func.pg_advisory_xact_lock(tenant_id.int % 2**63)))
+        usage = read_usage(session, tenant_id, quotas)
+    return usage
 
 
 def check_queue(usage: Usage) -> None:

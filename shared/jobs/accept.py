@@ -15,7 +15,7 @@ from shared.errors import ConflictError, InvalidInputError, NotFoundError
 from shared.ids import new_id, show_id
 from shared.jobs.events import record_event
 from shared.params import GenerationParams
-from shared.quotas import Quotas, check_queue, check_storage, read_usage
+from shared.quotas import Quotas, check_queue, check_storage, hold_usage
 from shared.states import JobStatus
 from shared.tables import IdempotencyKey, Input, Job
 
@@ -91,7 +91,7 @@ def insert_job(
         NotFoundError: the input was erased a moment ago.
         ConflictError: another request took the idempotency key at the same moment.
     """
-    usage = read_usage(session, new.tenant_id, Quotas(queued_jobs_max, storage_bytes_max))
+    usage = hold_usage(session, new.tenant_id, Quotas(queued_jobs_max, storage_bytes_max))
     check_queue(usage)
     # Locked, since erasing the last job of an image erases the image.
     stored = session.get(Input, new.input.id, with_for_update={"read": True})

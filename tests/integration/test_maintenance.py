@@ -18,6 +18,7 @@ from sqlalchemy import select, update
 from standardwebhooks import Webhook, WebhookVerificationError
 from support import eventually, webhook_receiver
 
+from api.auth import ensure_tenant
 from shared.database import Sessions, db_now
 from shared.doorbell import Doorbell
 from shared.errors import QueueError
@@ -169,6 +170,26 @@ def test_a_slow_receiver_does_not_delay_another(sessions, settings, end_job_with
         assert time.monotonic() - started < 2
         assert len(running) == 5  # four to the slow one at once, and the quick one
         deliverer.close()
+
+
+def test_a_tenant_with_many_slow_receivers_does_not_delay_another(sessions, settings, submit, tenant) -> None:
+    def never(*_: object, **__: object) -> list[Any]:
+        time.sleep(1)
+        return []
+
+    with sessions.begin() as session:
+        other = ensure_tenant(session, "other")
+    for number, owner in enumerate([tenant] * 30 + [other]):
+        host = f"h{number}.example.com"
+        webhook = {"event_type": "job.succeeded", "url": f"http://{host}/", "host": host, "body": b"{}"}
+        with sessions.begin() as session:
+            session.add(WebhookDelivery(tenant_id=owner, job_id=submit(owner=owner), **webhook))
+    deliverer = Deliverer(sessions, settings, OutboundGuard(allow=(), ports=(80,), resolve=never))
+    assert len(deliverer.deliver_due()) == 25
+    with sessions() as session:
+        tried = select(WebhookDelivery.tries).where(WebhookDelivery.tenant_id == other)
+        assert session.scalars(tried).one() == 1
+    deliverer.close()
 
 
 def test_410_disables_a_delivery(sessions, deliver, end_job_with_webhook) -> None:

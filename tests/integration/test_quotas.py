@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sqlalchemy import Engine, func, select, text, update
 import migrations
 from api.auth import create_key, ensure_tenant
 from shared.database import Sessions
+from shared.errors import RateLimitedError
 from shared.jobs.end import end_job
 from shared.objects import ObjectStore
 from shared.settings import Settings
@@ -127,6 +129,34 @@ def test_a_tenants_own_quota_goes_before_the_settings_and_binds_nobody_else(
     assert submit(client, photo, headers={"Authorization": f"Bearer {key}"}).status_code == 202
     usage = client.get("/v1/usage").json
     assert (usage["queued_jobs"], usage["queued_jobs_max"]) == (1, 1)
+
+
+def test_requests_at_the_same_moment_do_not_pass_the_quota_of_jobs(submit: Any) -> None:
+    def try_one(_: int) -> bool:
+        try:
+            submit(queued_jobs_max=5)
+        except RateLimitedError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(12) as pool:
+        assert sum(pool.map(try_one, range(24))) == 5
+
+
+def test_uploads_at_the_same_moment_do_not_pass_the_quota_of_bytes(
+    client: Any, photo: bytes, sessions: Sessions
+) -> None:
+    def upload(_: int = 0) -> int:
+        files = {"image": (io.BytesIO(photo), "a.png")}
+        return int(client.application.test_client().post("/v1/inputs", data=files, headers=headers).status_code)
+
+    headers = {"Authorization": client.environ_base["HTTP_AUTHORIZATION"]}
+    assert upload() == 201
+    before = stored(sessions)
+    set_quota(sessions, storage_bytes_max=before * 3)
+    with ThreadPoolExecutor(6) as pool:
+        assert sorted(pool.map(upload, range(6))) == [201] * 2 + [403] * 4
+    assert stored(sessions) == 3 * before
 
 
 def test_the_migration_counts_what_is_there_already(

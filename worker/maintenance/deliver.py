@@ -24,6 +24,8 @@ from shared.webhooks import delivery_headers, retry_delay_s
 
 _AT_ONCE = 32
 _AT_ONCE_PER_HOST = 4
+#: a tenant may name as many hosts as it likes, and all of them slow.
+_AT_ONCE_PER_TENANT = 24
 #: rows of one round: more than are started, since some may be for the same host.
 _LOOK_AT = 200
 
@@ -38,6 +40,7 @@ class _Try:
     number: int
     url: str
     host: str
+    tenant_id: UUID
     body: bytes
     #: the present one, and while it is being rotated the one before.
     secrets: tuple[str, ...]
@@ -46,14 +49,17 @@ class _Try:
 
 
 class Deliverer:
-    """Sends what is due, several at once, but only so many to one host: a slow receiver delays nobody else's."""
+    """Sends what is due, several at once, but only so many to one host and of one tenant: slow receivers delay nobody
+    else's.
+    """
 
     def __init__(self, sessions: Sessions, settings: Settings, outbound: OutboundGuard) -> None:
         self._sessions = sessions
         self._settings = settings
         self._outbound = outbound
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="deliver")
-        self._under_way: Counter[str] = Counter()
+        self._hosts: Counter[str] = Counter()
+        self._tenants: Counter[UUID] = Counter()
         self._lock = threading.Lock()
 
     def deliver_due(self) -> list[Future[None]]:
@@ -70,29 +76,33 @@ class Deliverer:
 
     def _claim_due(self) -> list[_Try]:
         with self._lock:
-            busy = [host for host, count in self._under_way.items() if count >= _AT_ONCE_PER_HOST]
-            room = {host: _AT_ONCE_PER_HOST - count for host, count in self._under_way.items()}
-            free = _AT_ONCE - self._under_way.total()
+            hosts, tenants = self._hosts.copy(), self._tenants.copy()
+        free = _AT_ONCE - hosts.total()
         if free <= 0:
             return []
+        busy_hosts = [host for host, count in hosts.items() if count >= _AT_ONCE_PER_HOST]
+        busy_tenants = [tenant_id for tenant_id, count in tenants.items() if count >= _AT_ONCE_PER_TENANT]
         # If this process dies, the try counts and the next one comes when this claim runs out.
         claim_s = 2 * self._settings.webhook_timeout_s + 10
         with translated_errors(), self._sessions.begin() as session:
             due = session.execute(
-                select(WebhookDelivery.id, WebhookDelivery.host)
+                select(WebhookDelivery.id, WebhookDelivery.host, WebhookDelivery.tenant_id)
                 .where(
                     WebhookDelivery.status == DeliveryStatus.PENDING,
                     WebhookDelivery.next_try_at <= db_now(),
-                    WebhookDelivery.host.not_in(busy),
+                    WebhookDelivery.host.not_in(busy_hosts),
+                    WebhookDelivery.tenant_id.not_in(busy_tenants),
                 )
                 .order_by(WebhookDelivery.next_try_at)
                 .limit(_LOOK_AT)
                 .with_for_update(skip_locked=True)
             ).all()
             chosen: list[UUID] = []
-            for delivery_id, host in due:
-                if len(chosen) < free and room.setdefault(host, _AT_ONCE_PER_HOST) > 0:
-                    room[host] -= 1
+            for delivery_id, host, tenant_id in due:
+                has_room = hosts[host] < _AT_ONCE_PER_HOST and tenants[tenant_id] < _AT_ONCE_PER_TENANT
+                if len(chosen) < free and has_room:
+                    hosts[host] += 1
+                    tenants[tenant_id] += 1
                     chosen.append(delivery_id)
             rows = session.execute(
                 update(WebhookDelivery)
@@ -103,6 +113,7 @@ class Deliverer:
                     WebhookDelivery.tries,
                     WebhookDelivery.url,
                     WebhookDelivery.host,
+                    WebhookDelivery.tenant_id,
                     WebhookDelivery.body,
                     Tenant.webhook_secret,
                     case((Tenant.previous_webhook_secret_until > db_now(), Tenant.previous_webhook_secret)),
@@ -111,10 +122,12 @@ class Deliverer:
                 .execution_options(synchronize_session=False)
             ).all()
         tries = [
-            _Try(row[0], row[1], row[2], row[3], row[4], tuple(filter(None, row[5:7])), int(row[7])) for row in rows
+            _Try(row[0], row[1], row[2], row[3], row[4], row[5], tuple(filter(None, row[6:8])), int(row[8]))
+            for row in rows
         ]
         with self._lock:
-            self._under_way.update(due.host for due in tries)
+            self._hosts.update(due.host for due in tries)
+            self._tenants.update(due.tenant_id for due in tries)
         return tries
 
     def _run(self, attempt: _Try) -> None:
@@ -124,8 +137,11 @@ class Deliverer:
             log.exception("a try of %s failed", attempt.delivery_id)
         finally:
             with self._lock:
-                self._under_way[attempt.host] -= 1
-                self._under_way += Counter()  # forget hosts at zero
+                self._hosts[attempt.host] -= 1
+                self._tenants[attempt.tenant_id] -= 1
+                # Forget those at zero.
+                self._hosts += Counter()
+                self._tenants += Counter()
 
     def _send(self, attempt: _Try) -> None:
         message_id = show_id("evt", attempt.delivery_id)
