@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from flask import Response, current_app, g, request
 from flask_openapi3 import OpenAPI
 from werkzeug.sansio.utils import host_is_trusted
@@ -10,10 +12,11 @@ from api import openapi
 from api.auth import authenticate, authorize, needed_scope, require_scopes
 from api.decoding import ImageDecoder
 from api.metrics import count_requests
+from api.places import Places
 from api.problems import Problem, register_error_handlers, validation_problem
 from api.rate_limit import RateLimiter, Standing
 from api.routes import deliveries, files, health, inputs, jobs, keys, models, page, sign_in, usage, workers
-from api.services import Services, services
+from api.services import Services, current_tenant, services
 from api.streams import JobStreams
 from shared.catalogue import Catalogue
 from shared.database import make_engine, make_sessions
@@ -25,7 +28,7 @@ from shared.settings import Settings
 
 _FORM_PARTS_MAX = 64
 _CONNECTIONS = 8
-#: threads of a process that streams and long polls leave to everything else.
+#: threads of a process that streams, long polls and uploads leave to everything else.
 _ANSWERING = 32
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 
@@ -69,7 +72,8 @@ def create_app(settings: Settings) -> OpenAPI:
         outbound=OutboundGuard(allow=settings.outbound_allow, ports=settings.outbound_ports),
         decoder=ImageDecoder(settings),
         limiter=RateLimiter(settings),
-        streams=JobStreams(engine, limit=settings.api_threads - min(_ANSWERING, settings.api_threads // 2)),
+        streams=JobStreams(engine),
+        places=Places(settings.api_threads - min(_ANSWERING, settings.api_threads // 2)),
     )
     register_error_handlers(app)
     count_requests(app)
@@ -77,6 +81,7 @@ def create_app(settings: Settings) -> OpenAPI:
     app.before_request(_require_key)
     app.after_request(_show_rate)
     app.after_request(_harden)
+    app.teardown_request(_leave_place)
     app.register_blueprint(openapi.pages)
     app.register_blueprint(files.local)
     app.register_blueprint(sign_in.browser)
@@ -100,6 +105,7 @@ def _require_key() -> None:
         authenticate()
         _require_rate()
         authorize()
+        _take_place()
 
 
 def _require_rate() -> None:
@@ -110,6 +116,19 @@ def _require_rate() -> None:
             f"at most {standing.limit} requests a minute with one API key; try again in {standing.reset_s} s",
             retry_after_s=standing.reset_s,
         )
+
+
+def _take_place() -> None:
+    """What has a body may take long: until it is there, and then to fetch and decode its image."""
+    if request.content_length or "Transfer-Encoding" in request.headers:
+        g.place = ExitStack()
+        g.place.enter_context(services().places.take(current_tenant()))
+
+
+def _leave_place(_error: BaseException | None) -> None:
+    place: ExitStack | None = g.pop("place", None)
+    if place is not None:
+        place.close()
 
 
 def _show_rate(response: Response) -> Response:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,6 +17,7 @@ from api.data_uri import decode_data_uri, is_data_uri
 from api.images import AcceptedImage
 from api.schemas import InputRequest, JobRequest
 from api.services import current_tenant, services
+from shared.deadlines import Deadline, Watchdog
 from shared.errors import (
     InvalidInputError,
     MalformedRequestError,
@@ -125,7 +128,8 @@ def read_json(model: type[Model]) -> Model:
         MalformedRequestError: it is not JSON.
         PayloadTooLargeError: it is larger than allowed, or holds too many values.
     """
-    body = request.get_data(cache=False)
+    with _arriving():
+        body = request.get_data(cache=False)
     if request.content_length is None and len(body) >= services().settings.max_body_bytes:
         # Sent in chunks, it was cut off at the limit.
         raise PayloadTooLargeError(f"the body must be at most {services().settings.max_body_bytes} bytes, got more")
@@ -144,7 +148,8 @@ def read_json(model: type[Model]) -> Model:
 
 def _read_form(model: type[Request]) -> tuple[Request, bytes | None]:
     try:
-        form, files = request.form, request.files
+        with _arriving():
+            form, files = request.form, request.files
     except (BadRequest, ValueError):
         raise MalformedRequestError("the multipart body cannot be parsed") from None
     unknown = [name for name in files if name != "image"]
@@ -167,6 +172,20 @@ def _read_form(model: type[Request]) -> tuple[Request, bytes | None]:
         fields["labels"] = _json_object("labels", fields["labels"])
     # Form fields are text: "25" is a number here, as it is not in JSON.
     return model.model_validate(fields), uploads[0].read() if uploads else None
+
+
+@contextmanager
+def _arriving() -> Iterator[None]:
+    """Cut the caller's connection if the body takes too long: it would hold a thread for as long as it likes."""
+    sock = request.environ.get("gunicorn.socket")
+    if sock is None:
+        yield
+        return
+    watchdog = Watchdog(sock, Deadline(services().settings.upload_timeout_s))
+    try:
+        yield
+    finally:
+        watchdog.disarm()
 
 
 def _json_object(field: str, text: str) -> dict[str, Any]:

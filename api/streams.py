@@ -17,8 +17,6 @@ from uuid import UUID
 import psycopg
 from sqlalchemy import Engine
 
-from shared.errors import RateLimitedError
-
 JOBS_CHANNEL = "animatic_jobs"
 FALLBACK_S = 5.0
 
@@ -28,13 +26,8 @@ log = logging.getLogger(__name__)
 class JobStreams:
     """Wakes whoever waits for a job."""
 
-    def __init__(self, engine: Engine, *, limit: int) -> None:
-        """
-        Args:
-            limit: requests that may wait at once in this process; the rest of its threads stay free for answers.
-        """
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._limit = limit
         self._waiting: dict[UUID, set[threading.Event]] = defaultdict(set)
         self._lock = threading.Lock()
         self._listener: threading.Thread | None = None
@@ -43,15 +36,9 @@ class JobStreams:
 
     @contextmanager
     def subscribe(self, job_id: UUID) -> Iterator[Subscription]:
-        """Be woken when the job changes, from now on: subscribe first, then read.
-
-        Raises:
-            RateLimitedError: too many requests wait in this process already.
-        """
+        """Be woken when the job changes, from now on: subscribe first, then read."""
         event = threading.Event()
         with self._lock:
-            if sum(len(events) for events in self._waiting.values()) >= self._limit:
-                raise RateLimitedError("too many streams and long polls are open; poll without `wait`, or try again")
             self._waiting[job_id].add(event)
             if self._listener is None:
                 self._listener = threading.Thread(target=self._listen, name="job-streams", daemon=True)

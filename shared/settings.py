@@ -71,10 +71,11 @@ class Settings(BaseSettings):
     api_port: int = Field(8000, ge=0, le=65_535, description="Port that the API binds.")
     api_workers: int = Field(2, ge=1, le=64, description="gunicorn processes.")
     api_threads: int = Field(
-        256,
+        384,
         ge=4,
         le=1024,
-        description="Threads per process, made as they are needed; all but a few may wait in streams and long polls.",
+        description="Threads per process, made as they are needed; all but a few may wait in streams, long polls and "
+        "uploads, three quarters of these for one tenant.",
     )
     trusted_hosts: HostList = Field((), description="Host names that the API answers to, comma-separated; empty: any.")
     session_ttl_s: int = Field(
@@ -86,6 +87,7 @@ class Settings(BaseSettings):
         description="First API key of the tenant `default`; works as soon as the API runs. Best given as a file.",
     )
     max_body_bytes: int = Field(32 * 2**20, ge=2**10, description="Largest request body, bytes.")
+    upload_timeout_s: float = Field(120, gt=0, description="Time that a request's body may take to arrive, s.")
     max_image_pixels: int = Field(
         64_000_000, ge=1024, description="Largest input image, pixels; decoding takes about 10 bytes each."
     )

@@ -100,9 +100,10 @@ def read_job(path: JobPath, query: WaitQuery) -> Response:
     if query.wait and not resource.status.is_terminal:
         with ExitStack() as stack:
             try:
-                waiting = stack.enter_context(services().streams.subscribe(parse_id("job", path.job_id)))
+                stack.enter_context(services().places.take(current_tenant()))
             except RateLimitedError:
                 return json_response(resource)  # poll, then
+            waiting = stack.enter_context(services().streams.subscribe(parse_id("job", path.job_id)))
             resource = _wait_for_end(path.job_id, waiting, query.wait)
     return json_response(resource)
 
@@ -174,6 +175,7 @@ def stream_events(path: JobPath) -> Response:
     """Server-sent events: `job` with the whole job, now and at each change; the stream ends when the job has."""
     _read(path.job_id)
     stack = ExitStack()
+    stack.enter_context(services().places.take(current_tenant()))
     waiting = stack.enter_context(services().streams.subscribe(parse_id("job", path.job_id)))
 
     def events() -> Iterator[str]:

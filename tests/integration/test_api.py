@@ -443,6 +443,21 @@ def test_too_many_streams_are_refused_while_a_long_poll_answers_at_once(make_cli
         assert client.get(f"/v1/jobs/{job_id}?wait=30").json["status"] == "queued"
 
 
+def test_a_tenant_with_many_requests_under_way_delays_no_other(make_client, photo, sessions) -> None:
+    client = make_client(api_threads=4)
+    job_id = submit(client, photo).json["id"]
+    with sessions.begin() as session:
+        _, key = create_key(session, ensure_tenant(session, "other"), "k")
+    other = client.application.test_client()
+    other.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {key}"
+    with client.get(f"/v1/jobs/{job_id}/events", buffered=False) as stream:
+        next(stream.response)
+        assert submit(client, photo).status_code == 429
+        assert client.get(f"/v1/jobs/{job_id}").status_code == 200
+        assert submit(other, photo).status_code == 202
+    assert submit(client, photo).status_code == 202
+
+
 def test_jobs_are_accepted_while_redis_is_down(make_client, photo, sessions) -> None:
     client = make_client(redis_url="redis://127.0.0.1:1/0")
     assert submit(client, photo).status_code == 202

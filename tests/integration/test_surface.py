@@ -58,7 +58,7 @@ def send(service: Service, head: str, body: bytes = b"") -> tuple[int, bytes]:
 
 
 def test_a_request_that_is_too_long_in_any_way_is_refused_and_the_next_is_served(service: Service) -> None:
-    service.start_api(max_body_bytes=20_000)
+    service.start_api(max_body_bytes=20_000, upload_timeout_s=1)
     key = f"Authorization: Bearer {BOOTSTRAP_KEY}"
     deep = b"[" * 4_000
     form = b"".join(b'--b\r\nContent-Disposition: form-data; name="f%d"\r\n\r\nx\r\n' % number for number in range(100))
@@ -87,6 +87,9 @@ def test_a_request_that_is_too_long_in_any_way_is_refused_and_the_next_is_served
         status, answer = send(service, head, body)
         assert status in statuses, (name, answer[:300])
         assert b"Traceback" not in answer
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as sock:
+        sock.sendall(f"POST /v1/keys HTTP/1.1\r\nHost: x\r\n{key}\r\nContent-Length: 2\r\n\r\n{{".encode())
+        assert sock.recv(1) == b"", "a body that does not come holds a thread no longer than it may"
     assert service.request("GET", "/v1/jobs").status == 200
     assert "Traceback" not in service.processes[0].log.read_text()
 
