@@ -128,7 +128,7 @@ def read_json(model: type[Model]) -> Model:
         MalformedRequestError: it is not JSON.
         PayloadTooLargeError: it is larger than allowed, or holds too many values.
     """
-    with _arriving():
+    with arriving():
         body = request.get_data(cache=False)
     if request.content_length is None and len(body) >= services().settings.max_body_bytes:
         # Sent in chunks, it was cut off at the limit.
@@ -148,7 +148,7 @@ def read_json(model: type[Model]) -> Model:
 
 def _read_form(model: type[Request]) -> tuple[Request, bytes | None]:
     try:
-        with _arriving():
+        with arriving():
             form, files = request.form, request.files
     except (BadRequest, ValueError):
         raise MalformedRequestError("the multipart body cannot be parsed") from None
@@ -175,7 +175,7 @@ def _read_form(model: type[Request]) -> tuple[Request, bytes | None]:
 
 
 @contextmanager
-def _arriving() -> Iterator[None]:
+def arriving() -> Iterator[None]:
     """Cut the caller's connection if the body takes too long: it would hold a thread for as long as it likes."""
     sock = request.environ.get("gunicorn.socket")
     if sock is None:

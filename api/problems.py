@@ -164,8 +164,9 @@ def register_error_handlers(app: Flask) -> None:
             return error
         detail = error.description or HTTPStatus(error.code).description
         if error.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            limit = app.config["MAX_CONTENT_LENGTH"]
-            detail = f"the body must be at most {limit} bytes, got {request.content_length or 'more'}"
+            detail = (
+                f"the body must be at most {request.max_content_length} bytes, got {request.content_length or 'more'}"
+            )
         elif error.code == HTTPStatus.NOT_FOUND:
             detail = f"there is no {request.path}"
         response = problem_response(error.code, _HTTP_CODES.get(error.code, "http_error"), detail)

@@ -9,6 +9,7 @@ from flask_openapi3 import APIBlueprint, Tag
 from pydantic_core import from_json
 
 from api.auth import authenticate, find_key, needs
+from api.intake import arriving
 from api.page_headers import harden
 from api.responses import json_response, secured
 from api.schemas import SignInLinkResource
@@ -23,6 +24,8 @@ from shared.errors import (
     UnsupportedMediaTypeError,
 )
 from shared.scopes import Scope
+
+_CREDENTIAL_BYTES_MAX = 4096
 
 api = APIBlueprint("sign_in_links", __name__, url_prefix="/v1/sign-in-links", abp_tags=[Tag(name="keys")])
 #: for browsers: not part of the API.
@@ -88,8 +91,11 @@ def _require_own_page() -> None:
 
 
 def _read_credential() -> tuple[str, str]:
+    # Whoever sends it has shown no key yet.
+    request.max_content_length = _CREDENTIAL_BYTES_MAX
     try:
-        body: Any = from_json(request.get_data())
+        with arriving():
+            body: Any = from_json(request.get_data())
     except ValueError:
         raise MalformedRequestError("the body is not JSON") from None
     if not isinstance(body, dict) or len(body) != 1 or not set(body) <= {"key", "link"}:

@@ -7,7 +7,8 @@ import "/static/page.js";
 /** Where to go afterwards: only a path of this very site. */
 function target() {
   const next = new URL(new URLSearchParams(location.search).get("next") ?? "/", location.origin);
-  return next.origin === location.origin ? next.pathname + next.search : "/";
+  // In full: the path alone may begin with two slashes, and then names another host.
+  return next.origin === location.origin ? next.href : "/";
 }
 
 async function signIn(credential) {

@@ -77,6 +77,12 @@ def test_a_sign_in_that_gives_nothing_usable_says_what_to_give(browser: Any, bod
     assert (answer.status_code, answer.json["code"]) == (422, "invalid_input")
 
 
+def test_a_stranger_cannot_send_more_than_a_key_is_long(browser: Any) -> None:
+    answer = browser.post("/session", json={"key": "x" * 5_000})
+    assert (answer.status_code, answer.json["code"]) == (413, "payload_too_large")
+    assert "at most 4096 bytes" in answer.json["detail"]
+
+
 def test_a_link_signs_in_once_as_the_key_that_made_it(browser: Any, sessions: Sessions) -> None:
     with sessions.begin() as session:
         _, key = create_key(session, ensure_tenant(session, "ours"), "up", scopes=[Scope.JOBS_READ, Scope.JOBS_WRITE])
