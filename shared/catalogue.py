@@ -132,7 +132,14 @@ _TINY = ModelEntry(
         }
     ),
 )
-_DOUBLE = replace(_TINY, name="double", title="No model: a test double that only takes time")
+#: it takes whatever a request may ask for.
+_DOUBLE = replace(
+    _TINY,
+    name="double",
+    title="No model: a test double that only takes time",
+    max_pixels=2048 * 2048,
+    max_num_frames=50,
+)
 
 BUILT_IN = {entry.name: entry for entry in (_TINY, _SVD, _SVD_XT, _SVD_XT_1_1)}
 
