@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PHOTO  ?= docs/samples/rocket.jpg
+VIDEO  ?= animatic-demo.mp4
 PRESET ?= tiny
 RUN    ?= build/training
 EXECUTIONS ?= 100000
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check chromium test chaos fuzz contract audit bench train-tiny constraints clean
+.PHONY: help setup demo picture up check chromium test chaos fuzz contract audit bench train-tiny constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup ## a photo becomes a video on this machine: make demo [PHOTO=path]
 	@$(BIN)/animatic demo "$(PHOTO)"
+
+picture: setup ## the README's picture from the demo's video: make demo picture [VIDEO=path]
+	@"$$($(BIN)/python -c 'from shared.video import ffmpeg_executable; print(ffmpeg_executable())')" -v error -y \
+	  -i "$(VIDEO)" -vf scale=2*iw:-1:flags=lanczos -c:v libwebp_anim -loop 0 -quality 60 docs/images/demo.webp
+	@echo "picture: docs/images/demo.webp"
 
 up: setup ## keep the whole stack running on this machine
 	@$(BIN)/animatic up

@@ -150,10 +150,12 @@ def _make_video(stack: Stack, receiver: WebhookReceiver, photo: Path, output: Pa
             f"{result['num_frames']} frames of {result['width']}×{result['height']} "
             f"in {output} ({result['video']['size_bytes']} bytes): decoded and counted"
         )
+        timings_s = client.get(path_to("jobs", job["id"], "manifest"))["timings_s"]
+        note(f"on the worker: {', '.join(f'{stage} {seconds:.1f} s' for stage, seconds in timings_s.items())}")
         secret = client.get(path_to("webhook-secret"))["secret"]
     receiver.expect(job["id"], secret, limit_s=_WEBHOOK_LIMIT_S)
     note("webhook received and verified")
-    return {"video": str(output), "job": job}
+    return {"video": str(output), "job": job, "timings_s": timings_s}
 
 
 def _verify(path: Path, job: dict[str, Any]) -> None:
