@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from flask import Flask, Response, g, request
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from sqlalchemy import ColumnElement, Float, cast, func, select
 from sqlalchemy.orm import Session
@@ -113,6 +113,18 @@ def _read_gauges(session: Session) -> Iterable[Metric]:
     for model, is_busy, count in seen:
         workers.add_metric([model, "busy" if is_busy else "idle"], count)
     yield workers
+
+    busy_s = CounterMetricFamily(
+        "animatic_device_busy_seconds",
+        "How long a worker's pipeline has worked; its rate is the share of the time that the device was busy.",
+        labels=["model", "worker"],
+    )
+    present = select(Worker.model, Worker.hostname, Worker.pid, Worker.busy_s).where(
+        Worker.ready, Worker.last_seen_at > db_now() - _SEEN
+    )
+    for model, hostname, pid, seconds in session.execute(present):
+        busy_s.add_metric([model, f"{hostname}:{pid}"], seconds)
+    yield busy_s
 
     attempts = GaugeMetricFamily(
         "animatic_attempts_ended", "Attempts that ended in the last hour, by outcome.", labels=["outcome"]

@@ -323,8 +323,11 @@ class Worker(Base):
     device: Mapped[str | None]
     #: the pipeline is loaded.
     ready: Mapped[bool] = mapped_column(default=False)
+    #: what it took last, until that has ended; it may be finishing the one before, too.
     job_id: Mapped[UUID | None]
-    #: stops taking jobs; after this instant it releases the one it has.
+    #: how long its pipeline has worked since it was loaded.
+    busy_s: Mapped[float] = mapped_column(server_default=text("0"))
+    #: stops taking jobs; after this instant it releases those it has.
     drain_deadline_at: Mapped[datetime | None]
     started_at: Mapped[datetime] = mapped_column(server_default=_CLOCK)
     last_seen_at: Mapped[datetime] = mapped_column(server_default=_CLOCK)

@@ -28,6 +28,7 @@ from shared.jobs.claim import Claim, claim_job
 from shared.objects import ObjectMissingError
 from shared.states import Phase
 from worker.attempt import Attempt, Services
+from worker.busy import BusyTime
 from worker.finisher import Finisher
 from worker.finishing import finish_attempt
 from worker.lease import Lease
@@ -51,6 +52,7 @@ class Generator:
     model: str
     worker_id: UUID
     finisher: Finisher = field(default_factory=Finisher)
+    busy: BusyTime = field(default_factory=BusyTime)
 
     def run_next(self) -> bool:
         """Claim the best job, generate its frames and hand them over to be finished, or settle what went wrong.
@@ -108,7 +110,8 @@ class Generator:
             if hashlib.sha256(data).hexdigest() != attempt.claim.input_sha256:
                 raise StorageError("the object store gave another image than the one that was accepted")
             image = prepare_image(data, attempt.claim.params)
-        return self.pipeline.generate(image, attempt.claim.params, attempt.lease.progress)
+        with self.busy.counted():
+            return self.pipeline.generate(image, attempt.claim.params, attempt.lease.progress)
 
 
 def _finish(attempt: Attempt, generation: Generation, info: PipelineInfo, held: ExitStack) -> None:

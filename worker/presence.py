@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import delete, update
@@ -16,6 +17,7 @@ from shared.database import Sessions, db_now, translated_errors
 from shared.errors import DatabaseError
 from shared.jobs.stop import wake_holder
 from shared.tables import Worker
+from worker.busy import BusyTime
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +25,12 @@ log = logging.getLogger(__name__)
 class Presence:
     """Says "I am here" every few seconds, from a thread of its own."""
 
-    def __init__(self, sessions: Sessions, worker_id: UUID, *, model: str, device: str, every_s: float) -> None:
+    def __init__(
+        self, sessions: Sessions, worker_id: UUID, *, model: str, device: str, busy: BusyTime, every_s: float
+    ) -> None:
         self._sessions = sessions
-        self._values = {
+        self._busy = busy
+        self._values: dict[str, Any] = {
             "id": worker_id,
             "hostname": socket.gethostname(),
             "pid": os.getpid(),
@@ -47,11 +52,12 @@ class Presence:
     def _run(self) -> None:
         while not self._closing.is_set():
             try:
+                values = {**self._values, "busy_s": self._busy.seconds}
                 with translated_errors(), self._sessions.begin() as session:
                     session.execute(
                         insert(Worker)
-                        .values(**self._values)
-                        .on_conflict_do_update(index_elements=["id"], set_={**self._values, "last_seen_at": db_now()})
+                        .values(**values)
+                        .on_conflict_do_update(index_elements=["id"], set_={**values, "last_seen_at": db_now()})
                     )
             except DatabaseError as error:
                 log.warning("cannot say that this worker is here: %s", error)

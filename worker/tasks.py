@@ -75,7 +75,12 @@ def _load() -> None:
         worker_id=worker_id,
     )
     _Process.presence = Presence(
-        sessions, worker_id, model=entry.name, device=pipeline.info.device, every_s=settings.heartbeat_s
+        sessions,
+        worker_id,
+        model=entry.name,
+        device=pipeline.info.device,
+        busy=_Process.generator.busy,
+        every_s=settings.heartbeat_s,
     )
     _Process.presence.start()
     log.info("ready: %s on %s", entry.name, pipeline.info.device)

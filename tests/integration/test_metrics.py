@@ -22,7 +22,7 @@ from shared.jobs.claim import Claim
 from shared.jobs.lease import note_stale
 from shared.jobs.reap import reap_lost_job
 from shared.settings import Settings
-from shared.tables import Attempt, Job
+from shared.tables import Attempt, Job, Worker
 from worker.attempt import Services
 from worker.double import DoublePipeline
 from worker.generate import Generator
@@ -103,6 +103,12 @@ def test_a_lease_that_ran_out_is_counted_and_a_worker_that_comes_back_with_it_to
     assert read(client)["animatic_stale_finishes",] == 1
 
 
+def test_a_worker_says_how_long_its_device_was_busy(client: Any, sessions: Sessions) -> None:
+    with sessions.begin() as session:
+        session.add(Worker(id=WORKER_ID, hostname="gpu-1", pid=7, model="tiny", ready=True, busy_s=12.5))
+    assert read(client)["animatic_device_busy_seconds_total", "tiny", "gpu-1:7"] == 12.5
+
+
 @pytest.mark.parametrize("is_image_there", [True, False], ids=["succeeded", "failed"])
 def test_a_worker_that_ends_an_attempt_after_it_was_lost_is_refused_and_leaves_a_record(
     engine: Engine,
@@ -132,7 +138,7 @@ def test_a_worker_that_ends_an_attempt_after_it_was_lost_is_refused_and_leaves_a
             return getattr(store, name)
 
     # No heartbeat for so long that only the fence can tell.
-    quiet = settings.model_copy(update={"heartbeat_s": 50, "lease_s": 150})
+    quiet = settings.model_copy(update={"heartbeat_s": 50, "lease_s": 150, "overlap": False})
     services = Services(settings=quiet, sessions=sessions, store=Thief())
     assert Generator(services, engine, DoublePipeline(), model="double", worker_id=WORKER_ID).run_next()
     with sessions() as session:
@@ -155,4 +161,4 @@ def test_every_alert_speaks_of_metrics_that_there_are_and_stands_in_the_handbook
         assert f"`{rule['alert']}`" in handbook
     for name in names:
         if name.startswith("animatic_") and not name.startswith("animatic_http"):
-            assert f"`{name}`" in handbook
+            assert f"`{name}`" in handbook or f"`{name}_total`" in handbook
