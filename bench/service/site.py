@@ -54,7 +54,7 @@ class Site:
             "ANIMATIC_API_PORT": str(self.api_port),
             "ANIMATIC_BOOTSTRAP_API_KEY": self.api_key,
             # `svd` has no worker here: its jobs only wait.
-            "ANIMATIC_MODELS": "double,svd",
+            "ANIMATIC_MODELS": "double,tiny,svd",
             "ANIMATIC_MODEL": "double",
             "ANIMATIC_QUEUED_JOBS_MAX": "1000000",
             # Counted, as for everybody, but never reached.
@@ -86,17 +86,24 @@ class Site:
 
 
 @contextmanager
-def open_site(folder: Path) -> Iterator[Site]:
-    """Engines, the API's tables, and the API and the bare endpoint under the same gunicorn settings."""
+def open_service(folder: Path) -> Iterator[Site]:
+    """Engines, the API's tables, and the API."""
     with ExitStack() as stack:
         database_url = stack.enter_context(run_postgres(folder / "postgres"))
         redis_url = stack.enter_context(run_redis(folder / "redis"))
         site = Site(folder, database_url, redis_url)
         run_to_end(site.program("migrate", "api.admin", "migrate"))
         stack.enter_context(site.running(site.program("api", "api.serve"), ready=f"{site.api_url}/readyz"))
-        bare = site.program("bare", "bench.service.bare", env=site.environment(ANIMATIC_API_PORT=str(site.bare_port)))
-        stack.enter_context(site.running(bare, ready=f"{site.bare_url}/readyz"))
         yield site
+
+
+@contextmanager
+def open_site(folder: Path) -> Iterator[Site]:
+    """The service, and the bare endpoint beside it under the same gunicorn settings."""
+    with open_service(folder) as site:
+        bare = site.program("bare", "bench.service.bare", env=site.environment(ANIMATIC_API_PORT=str(site.bare_port)))
+        with site.running(bare, ready=f"{site.bare_url}/readyz"):
+            yield site
 
 
 def _await_ready(child: Child, ready: str) -> None:
