@@ -60,7 +60,9 @@ def test_offload_gives_the_same_frames(model_dir: Path, offload: Literal["model"
     plain = loaded(model_dir).generate(photo(), params(), ignore).frames
     pipeline = loaded(model_dir, offload=offload)
     for _ in range(2):
-        assert np.array_equal(pipeline.generate(photo(), params(), ignore).frames, plain)
+        again = pipeline.generate(photo(), params(), ignore)
+        assert np.array_equal(again.frames, plain)
+        assert again.drift is not None
 
 
 def test_gpu_and_cpu_show_the_same_video_for_one_seed(model_dir: Path) -> None:

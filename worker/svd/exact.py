@@ -15,6 +15,7 @@ from shared.errors import InvalidOutputError
 from shared.params import GenerationParams
 from worker.pipeline import VideoFrames
 from worker.svd.compilation import compile_regions, only_what_is_compiled
+from worker.svd.encodings import EncodingCache
 from worker.svd.rewrites import REWRITES, rewrite
 from worker.svd.sampler import (
     Conditioning,
@@ -48,6 +49,7 @@ class ExactEngine:
         self.device = device
         keep_encoder_in_float32(pipe)
         rewrite(pipe.unet, pipe.vae, rewrites)
+        self._encodings = EncodingCache()
         self._compiled = compiled
         self._is_warm = False
         if compiled:
@@ -61,7 +63,7 @@ class ExactEngine:
         self, image: PIL.Image.Image, params: GenerationParams, on_step: Callable[[int], None], watch: Stopwatch
     ) -> Tensor:
         """See `SvdEngine`."""
-        conditioning = encode(self.pipe, image, params, self.device)
+        conditioning = encode(self.pipe, image, params, self.device, self._encodings)
         schedule = make_schedule(self.pipe, params.num_inference_steps, self.device)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from shared.params import GenerationParams
 from worker.pipeline import VideoFrames
+from worker.svd.encodings import EncodingCache, fingerprint
 from worker.svd.rewrites.attention import CollapsedCrossAttention
 from worker.svd.rewrites.time import CachedFrameEmbedding
 
@@ -98,24 +99,37 @@ def make_schedule(pipe: StableVideoDiffusionPipeline, num_steps: int, device: to
 
 @torch.no_grad()
 def encode(
-    pipe: StableVideoDiffusionPipeline, image: PIL.Image.Image, params: GenerationParams, device: torch.device
+    pipe: StableVideoDiffusionPipeline,
+    image: PIL.Image.Image,
+    params: GenerationParams,
+    device: torch.device,
+    encodings: EncodingCache | None = None,
 ) -> Conditioning:
     """Embed the photo, encode its noised copy, and draw the noise to begin with.
 
     Args:
         image: RGB, `params.width` × `params.height`.
+        encodings: of this pipeline, used and added to; it changes no bit of the result.
     """
+    encodings = encodings or EncodingCache(0)
+    photo = fingerprint(image)
     # On the CPU, whatever the device: CUDA's and the CPU's generators give different noise for one seed.
     generator = torch.Generator("cpu").manual_seed(params.seed)
     guided = params.max_guidance_scale > 1
-    embedding = embed_image(pipe, image, device)
+    embedding = encodings.get(("embedding", photo), lambda: embed_image(pipe, image, device))
     dtype = embedding.dtype
 
-    pixels = pipe.video_processor.preprocess(image, height=params.height, width=params.width)
-    noise = randn_tensor(pixels.shape, generator=generator, dtype=pixels.dtype)
-    noised = (pixels + params.noise_aug_strength * noise).to(device, pipe.vae.quant_conv.weight.dtype)
-    mean, _ = pipe.vae.quant_conv(pipe.vae.encoder(noised)).chunk(2, dim=1)
-    image_latents = mean.to(dtype)[:, None].repeat(1, params.num_frames, 1, 1, 1)
+    # Drawn whether it is needed or not: the noise to begin with comes from the same generator, after it.
+    noise = randn_tensor((1, 3, params.height, params.width), generator=generator, dtype=torch.float32)
+
+    def encode_noised() -> Tensor:
+        pixels = pipe.video_processor.preprocess(image, height=params.height, width=params.width)
+        noised = (pixels + params.noise_aug_strength * noise).to(device, pipe.vae.quant_conv.weight.dtype)
+        mean, _ = pipe.vae.quant_conv(pipe.vae.encoder(noised)).chunk(2, dim=1)
+        return mean.to(dtype)
+
+    latents = encodings.get(("latents", photo, params.seed, params.noise_aug_strength), encode_noised)
+    image_latents = latents[:, None].repeat(1, params.num_frames, 1, 1, 1)
 
     # Of the model's precision, as diffusers draws it: another one gives other noise.
     start = randn_tensor(image_latents.shape, generator=generator, device=device, dtype=dtype)

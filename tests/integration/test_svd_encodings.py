@@ -1,0 +1,126 @@
+"""Jobs with one photo share what its encoders gave, and every job gets the bits that it would get alone."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import PIL.Image
+import PIL.ImageOps
+import pytest
+import torch
+from diffusers import StableVideoDiffusionPipeline
+from torch import Tensor
+
+from bench.svd.architecture import TOY, make_pipeline
+from bench.svd_speed import make_params, make_photo
+from worker.svd.encodings import EncodingCache, fingerprint
+from worker.svd.exact import ExactEngine
+from worker.svd.fast import FastEngine
+from worker.svd.stopwatch import Stopwatch
+
+CPU = torch.device("cpu")
+BASE = make_params(4, 64, 64, 2, 3.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Matrices this small are sooner done than handed to a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def stock() -> StableVideoDiffusionPipeline:
+    return make_pipeline(TOY, device=CPU, dtype=torch.float32)
+
+
+class Watched:
+    """An engine whose encoders' calls are counted."""
+
+    def __init__(self, stock: StableVideoDiffusionPipeline, kind: type[ExactEngine]) -> None:
+        parts = {name: copy.deepcopy(part) for name, part in stock.components.items()}
+        self.engine = kind(StableVideoDiffusionPipeline(**parts), CPU, compiled=False)
+        self.calls: Counter[str] = Counter()
+        for name, module in (("clip", self.engine.pipe.image_encoder), ("vae", self.engine.pipe.vae.encoder)):
+            module.register_forward_pre_hook(lambda *_, name=name: self.calls.update([name]))
+
+    def run(self, photo: PIL.Image.Image, **changes: Any) -> Tensor:
+        return self.engine.denoise(photo, BASE.model_copy(update=changes), lambda _step: None, Stopwatch())
+
+
+@pytest.mark.parametrize("kind", [ExactEngine, FastEngine])
+def test_cells_of_one_photo_are_encoded_once_and_equal_the_same_jobs_alone(
+    stock: StableVideoDiffusionPipeline, kind: type[ExactEngine]
+) -> None:
+    photo = make_photo(64, 64)
+    together = Watched(stock, kind)
+    for bucket in (20, 127, 255):
+        alone = Watched(stock, kind)
+        # Another object, as another job's preparation makes it.
+        assert torch.equal(
+            together.run(photo.copy(), motion_bucket_id=bucket), alone.run(photo, motion_bucket_id=bucket)
+        )
+        assert alone.calls == {"clip": 1, "vae": 1}
+    assert together.calls == {"clip": 1, "vae": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "encoded"),
+    [
+        ({"fps": 20, "num_frames": 3, "num_inference_steps": 1}, {}),
+        ({"max_guidance_scale": 1.0}, {}),
+        ({"seed": 8}, {"vae": 1}),
+        ({"noise_aug_strength": 0.4}, {"vae": 1}),
+    ],
+    ids=str,
+)
+def test_latents_are_shared_only_where_seed_and_noise_are_equal(
+    stock: StableVideoDiffusionPipeline, changes: dict[str, Any], encoded: dict[str, int]
+) -> None:
+    photo = make_photo(64, 64)
+    together, alone = Watched(stock, ExactEngine), Watched(stock, ExactEngine)
+    together.run(photo)
+    together.calls.clear()
+    assert torch.equal(together.run(photo, **changes), alone.run(photo, **changes))
+    assert together.calls == encoded
+
+
+def test_another_photo_or_size_shares_nothing(stock: StableVideoDiffusionPipeline) -> None:
+    photo = make_photo(64, 64)
+    together = Watched(stock, ExactEngine)
+    together.run(photo)
+    for other, changes in ((PIL.ImageOps.mirror(photo), {}), (make_photo(128, 64), {"width": 128})):
+        together.calls.clear()
+        together.run(other, **changes)
+        assert together.calls == {"clip": 1, "vae": 1}
+
+
+def test_pictures_of_the_same_bytes_but_another_shape_differ() -> None:
+    wide = PIL.Image.frombytes("RGB", (64, 32), bytes(64 * 32 * 3))
+    high = PIL.Image.frombytes("RGB", (32, 64), bytes(64 * 32 * 3))
+    assert wide.tobytes() == high.tobytes()
+    assert fingerprint(wide) != fingerprint(high)
+    assert fingerprint(wide) == fingerprint(wide.copy())
+
+
+def test_the_cache_holds_no_more_bytes_than_it_may_and_drops_what_was_used_least_lately() -> None:
+    made = []
+
+    def make(key: str, floats: int = 100) -> Tensor:
+        made.append(key)
+        return torch.zeros(floats * 2)[:floats]
+
+    cache = EncodingCache(max_bytes=3 * 400)
+    for key in ("a", "b", "c", "a", "d", "a", "b"):
+        cache.get(key, lambda key=key: make(key))
+    assert made == ["a", "b", "c", "d", "b"]
+    assert cache.num_bytes == 1200
+    # A view keeps only what it shows.
+    assert cache.get("a", torch.empty).untyped_storage().nbytes() == 400
+    assert cache.get("large", lambda: make("large", 301)).shape == (301,)
+    assert cache.num_bytes == 0
