@@ -25,6 +25,7 @@ from typing import Any
 from PIL import AvifImagePlugin, Image
 
 from api.images import accept_image
+from api.landlock import close_off
 from shared.deadlines import Deadline
 from shared.errors import InvalidInputError
 from shared.processes import die_with_parent
@@ -93,6 +94,7 @@ def main() -> None:
         prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         # A child must not look into this process.
         prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    close_off()
     while sock.recv(1, socket.MSG_PEEK):
         child = os.fork()
         if child == 0:

@@ -121,7 +121,8 @@ class _Process:
         self._sock, theirs = socket.socketpair()
         with theirs:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", "api.decoder"],
+                # Pillow warns of damage in words; a stranger must not fill the log with them.
+                [sys.executable, "-W", "ignore", "-m", "api.decoder"],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 # No setting and no secret goes along.

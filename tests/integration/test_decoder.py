@@ -6,6 +6,7 @@ import io
 import os
 import random
 import resource
+import socket
 import struct
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import eventually
 
+from api import landlock
 from api.decoding import ImageDecoder
 from shared.errors import DecoderBusyError, InvalidInputError
 from shared.settings import Settings
@@ -207,6 +209,41 @@ def test_a_decoder_runs_with_limits_without_secrets_and_not_as_root(large: bytes
     finally:
         thread.join(30)
         decoder.close()
+
+
+@pytest.mark.skipif(landlock.version() < 6, reason="this kernel knows less of Landlock")
+def test_a_decoder_that_is_taken_over_reaches_no_file_no_port_and_no_other_process(tmp_path: Path) -> None:
+    """What `main` gives up before it forks, tried from a child as an image's decoder is one."""
+    attacks = """
+import ctypes, os, pathlib, signal, socket, sys
+from api.landlock import close_off
+ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+port, own = int(sys.argv[1]), os.getppid()
+close_off()
+if (child := os.fork()) == 0:
+    attacks = {
+        "its environment": lambda: pathlib.Path(f"/proc/{own}/environ").read_bytes(),
+        "a file": lambda: pathlib.Path("/etc/passwd").read_bytes(),
+        "a new file": lambda: pathlib.Path(sys.argv[2]).write_bytes(b"x"),
+        "a folder": lambda: os.listdir("/"),
+        "a port": lambda: socket.create_connection(("127.0.0.1", port)),
+        "a signal": lambda: os.kill(own, signal.SIGCONT),
+    }
+    for name, attack in attacks.items():
+        try:
+            attack()
+            print("reached", name)
+        except PermissionError:
+            pass
+    os._exit(0)
+os.waitpid(child, 0)
+print("tried")
+"""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        command = [sys.executable, "-c", attacks, port, str(tmp_path / "x")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n") == ["tried", ""]
 
 
 def test_more_images_than_decoders_wait_and_then_are_told_to_come_again(large: bytes) -> None:
