@@ -21,7 +21,10 @@ _PARTIALS = ".partial"
 
 
 class LocalStore:
-    """An `ObjectStore` in a directory."""
+    """An `ObjectStore` in a directory.
+
+    What goes wrong with one object is told to callers, too, so only `check` names the directory.
+    """
 
     def __init__(self, root: Path, *, public_url: str, signing_key: str | None = None) -> None:
         self._root = root.absolute()
@@ -37,7 +40,7 @@ class LocalStore:
             partial = self._write_partial(content)
             _rename(partial, path)
         except OSError as error:
-            raise StorageError(f"cannot store an object in {self._root}: {error.strerror}") from error
+            raise StorageError(f"cannot store an object: {error.strerror}") from error
         finally:
             if partial is not None:
                 partial.unlink(missing_ok=True)
@@ -62,7 +65,7 @@ class LocalStore:
         except FileNotFoundError:
             raise ObjectMissingError(f"no object {key}") from None
         except OSError as error:
-            raise StorageError(f"cannot read an object in {self._root}: {error.strerror}") from error
+            raise StorageError(f"cannot read an object: {error.strerror}") from error
 
     def delete(self, key: str) -> None:
         path = self._path(key)
@@ -75,7 +78,7 @@ class LocalStore:
         except OSError as error:
             # A folder that still holds other objects stays.
             if path.exists():
-                raise StorageError(f"cannot delete an object in {self._root}: {error.strerror}") from error
+                raise StorageError(f"cannot delete an object: {error.strerror}") from error
 
     def list_keys(self, prefix: str) -> Iterator[str]:
         top = self._root / prefix.rpartition("/")[0]
@@ -140,7 +143,7 @@ class LocalStore:
                 partial.unlink()
                 self._signing_key = path.read_bytes()
             except OSError as error:
-                raise StorageError(f"cannot keep the signing key in {self._root}: {error.strerror}") from error
+                raise StorageError(f"cannot keep the signing key of download URLs: {error.strerror}") from error
         return self._signing_key
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -192,6 +193,7 @@ def test_demo_leaves_a_playable_video_and_nothing_else(photo: Path, folder: Path
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"video: {output}"
     assert "webhook received and verified" in done.stderr
+    assert re.search(r"on the worker: .*denoise \d+\.\d s", done.stderr)
     video = probe_mp4(output)
     assert (video.num_frames, video.width, video.height) == (14, 256, 128)
     assert sorted(path.name for path in folder.iterdir()) == ["demo.mp4", "photo.png"]
