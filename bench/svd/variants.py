@@ -98,6 +98,8 @@ def _ours(name: str, pipe: StableVideoDiffusionPipeline, setup: Setup) -> Call:
             pipeline.warm_up(params.model_copy(update={"num_inference_steps": 2}))
             engine.keep_shapes()
             is_warm = True
+        # The first job with a photo is what is timed: later ones are spared the encoders.
+        engine.encodings.clear()
         generation = pipeline.generate(image, params, _ignore)
         return generation.frames, generation.timings_s
 

@@ -124,3 +124,6 @@ def test_the_cache_holds_no_more_bytes_than_it_may_and_drops_what_was_used_least
     assert cache.get("a", torch.empty).untyped_storage().nbytes() == 400
     assert cache.get("large", lambda: make("large", 301)).shape == (301,)
     assert cache.num_bytes == 0
+    cache.get("a", lambda: make("a"))
+    cache.clear()
+    assert cache.num_bytes == 0

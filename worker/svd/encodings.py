@@ -30,6 +30,10 @@ class EncodingCache:
         """What is kept takes so much memory."""
         return sum(encoding.nbytes for encoding in self._kept.values())
 
+    def clear(self) -> None:
+        """Forget all of it."""
+        self._kept.clear()
+
     def get(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
         """What was computed for this key, now or before; not to be changed in place.
 

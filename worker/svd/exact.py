@@ -49,7 +49,7 @@ class ExactEngine:
         self.device = device
         keep_encoder_in_float32(pipe)
         rewrite(pipe.unet, pipe.vae, rewrites)
-        self._encodings = EncodingCache()
+        self.encodings = EncodingCache()
         self._compiled = compiled
         self._is_warm = False
         if compiled:
@@ -63,7 +63,7 @@ class ExactEngine:
         self, image: PIL.Image.Image, params: GenerationParams, on_step: Callable[[int], None], watch: Stopwatch
     ) -> Tensor:
         """See `SvdEngine`."""
-        conditioning = encode(self.pipe, image, params, self.device, self._encodings)
+        conditioning = encode(self.pipe, image, params, self.device, self.encodings)
         schedule = make_schedule(self.pipe, params.num_inference_steps, self.device)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
