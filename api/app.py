@@ -9,19 +9,32 @@ from flask_openapi3 import OpenAPI
 from werkzeug.sansio.utils import host_is_trusted
 
 from api import openapi
-from api.auth import authenticate, authorize, needed_scope, require_scopes
+from api.auth import authenticate, authorize, needed_scope, require_rate, require_scopes
 from api.decoding import ImageDecoder
 from api.metrics import count_requests
 from api.places import Places
 from api.problems import Problem, register_error_handlers, validation_problem
 from api.rate_limit import RateLimiter, Standing
-from api.routes import deliveries, files, health, inputs, jobs, keys, models, page, sign_in, usage, workers
+from api.routes import (
+    deliveries,
+    experiments,
+    files,
+    health,
+    inputs,
+    jobs,
+    keys,
+    models,
+    page,
+    sign_in,
+    usage,
+    workers,
+)
 from api.services import Services, current_tenant, services
 from api.streams import JobStreams
 from shared.catalogue import Catalogue
 from shared.database import make_engine, make_sessions
 from shared.doorbell import Doorbell
-from shared.errors import MalformedRequestError, RateLimitedError
+from shared.errors import MalformedRequestError
 from shared.objects import open_store
 from shared.outbound import OutboundGuard
 from shared.settings import Settings
@@ -86,7 +99,7 @@ def create_app(settings: Settings) -> OpenAPI:
     app.register_blueprint(files.local)
     app.register_blueprint(sign_in.browser)
     app.register_blueprint(page.pages)
-    for module in (jobs, files, deliveries, inputs, keys, sign_in, models, workers, usage, health):
+    for module in (jobs, experiments, files, deliveries, inputs, keys, sign_in, models, workers, usage, health):
         app.register_api(module.api)
     require_scopes(app)
     return app
@@ -103,19 +116,9 @@ def _require_key() -> None:
     # Also where there is no such route: what is there is told to those with a key.
     if request.path.startswith("/v1/") or needed_scope(current_app, request.endpoint) is not None:
         authenticate()
-        _require_rate()
+        require_rate()
         authorize()
         _take_place()
-
-
-def _require_rate() -> None:
-    standing = services().limiter.hit(g.key_id)
-    g.standing = standing
-    if standing is not None and not standing.is_allowed:
-        raise RateLimitedError(
-            f"at most {standing.limit} requests a minute with one API key; try again in {standing.reset_s} s",
-            retry_after_s=standing.reset_s,
-        )
 
 
 def _take_place() -> None:

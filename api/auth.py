@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from api.services import reading, services, transaction
 from api.sessions import check_csrf, is_key_of, read_cookie
 from shared.database import db_now
-from shared.errors import ForbiddenError, UnauthorizedError
+from shared.errors import ForbiddenError, RateLimitedError, UnauthorizedError
 from shared.ids import new_id
 from shared.scopes import ALL_SCOPES, Scope, allows
 from shared.tables import ApiKey, Tenant
@@ -148,6 +148,23 @@ def _find_session(token: str) -> FoundKey:
     if found is None:
         raise UnauthorizedError("this sign-in has ended; sign in again")
     return found
+
+
+def require_rate(cost: int = 1) -> None:
+    """Count the request against its key's limit; a costly one again, by what it is worth more.
+
+    Raises:
+        RateLimitedError: it is one too many.
+    """
+    if not cost:
+        return
+    standing = services().limiter.hit(g.key_id, cost=cost)
+    g.standing = standing
+    if standing is not None and not standing.is_allowed:
+        raise RateLimitedError(
+            f"at most {standing.limit} requests a minute with one API key; try again in {standing.reset_s} s",
+            retry_after_s=standing.reset_s,
+        )
 
 
 def authorize() -> None:

@@ -80,23 +80,25 @@ def read_request(model: type[Request]) -> tuple[Request, ImageSource]:
     return parsed, source
 
 
-def load_image(source: ImageSource) -> AcceptedImage:
+def load_image(source: ImageSource, *, place: str = "") -> AcceptedImage:
     """Fetch the image if need be, decode and check it, and re-encode it.
+
+    Args:
+        place: where in the request it stands, such as `images.3.`.
 
     Raises:
         InvalidInputError: it cannot be fetched, is no image, or is too small or too large.
         DecoderBusyError: too many images are being decoded.
     """
     settings = services().settings
-    field = "image"
+    field = f"{place}image_url"
     if source.upload is not None:
-        data = source.upload
+        field, data = f"{place}image", source.upload
     elif source.url is not None and is_data_uri(source.url):
-        field, data = "image_url", decode_data_uri(source.url, settings.max_body_bytes)
+        data = decode_data_uri(source.url, settings.max_body_bytes, field=field)
     elif source.url is not None:
-        field = "image_url"
         data = services().outbound.fetch(
-            source.url, timeout_s=settings.fetch_timeout_s, max_bytes=settings.max_body_bytes
+            source.url, timeout_s=settings.fetch_timeout_s, max_bytes=settings.max_body_bytes, field=field
         )
     else:
         raise ValueError("this source is stored already")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from uuid import UUID
 
@@ -23,6 +24,9 @@ from shared.params import GenerationOptions
 from shared.quotas import check_storage, hold_usage
 from shared.states import JobStatus
 from shared.tables import Input, Job
+
+#: an image in the object store, and whether this request put it there.
+TakenImage = tuple[Input, bool]
 
 
 def owned_job(job_id: str) -> ColumnElement[bool]:
@@ -46,8 +50,11 @@ def find_job(session: Session, job_id: str) -> Job:
     return job
 
 
-def find_input(session: Session, input_id: str) -> Input:
+def find_input(session: Session, input_id: str, *, field: str = "input_id") -> Input:
     """The tenant's uploaded image of this id.
+
+    Args:
+        field: what the caller named it.
 
     Raises:
         NotFoundError: there is none; another tenant's counts as none.
@@ -55,7 +62,7 @@ def find_input(session: Session, input_id: str) -> Input:
     owned = and_(Input.id == parse_id("inp", input_id), Input.tenant_id == current_tenant(), Input.deleted_at.is_(None))
     stored = session.scalars(select(Input).where(owned)).one_or_none()
     if stored is None:
-        raise NotFoundError(f"there is no input {input_id[:80]}", field="input_id")
+        raise NotFoundError(f"there is no input {input_id[:80]}", field=field)
     return stored
 
 
@@ -91,7 +98,7 @@ def accept_job(request: JobRequest, source: ImageSource, idempotency_key: str | 
         app.outbound.check_url(request.webhook_url, field="webhook_url")
     idempotency = None
     if idempotency_key is not None:
-        idempotency = (_checked_key(idempotency_key), _fingerprint(request, source))
+        idempotency = (checked_key(idempotency_key), _fingerprint(request, source))
         with transaction() as session:
             known = find_by_idempotency_key(
                 session, current_tenant(), *idempotency, ttl_s=app.settings.idempotency_ttl_s
@@ -99,7 +106,8 @@ def accept_job(request: JobRequest, source: ImageSource, idempotency_key: str | 
             if known is not None:
                 return show_job(session, known), True
 
-    stored, is_new = _take_input(source)
+    taken = take_source(source)
+    stored, _ = taken
     new = NewJob(
         tenant_id=current_tenant(),
         model=entry.name,
@@ -122,7 +130,7 @@ def accept_job(request: JobRequest, source: ImageSource, idempotency_key: str | 
             resource = show_job(session, job)
     except ConflictError:
         # Another request under the same key was first: its commit is what we waited for.
-        _discard(stored, is_new)
+        discard_images([taken])
         if idempotency is None:
             raise
         with transaction() as session:
@@ -133,7 +141,7 @@ def accept_job(request: JobRequest, source: ImageSource, idempotency_key: str | 
                 raise
             return show_job(session, winner), True
     except RequestError:
-        _discard(stored, is_new)
+        discard_images([taken])
         raise
     # Accepted, whether or not anybody hears this.
     _ring(entry, job.id)
@@ -146,7 +154,8 @@ def take_input(source: ImageSource) -> Input:
     Raises:
         QuotaExceededError: the tenant has no room for it.
     """
-    stored, is_new = _take_input(source)
+    taken = take_source(source)
+    stored, _ = taken
     try:
         with transaction() as session:
             check_storage(hold_usage(session, current_tenant(), quotas()), adding_bytes=stored.size_bytes)
@@ -154,32 +163,44 @@ def take_input(source: ImageSource) -> Input:
             session.flush()
             session.refresh(stored)
     except RequestError:
-        _discard(stored, is_new)
+        discard_images([taken])
         raise
     return stored
 
 
-def _take_input(source: ImageSource) -> tuple[Input, bool]:
+def take_source(source: ImageSource, *, place: str = "") -> TakenImage:
+    """Find the image, or store it; the row is the caller's to write, or the object to discard.
+
+    Args:
+        place: where in the request it stands, such as `images.3.`.
+
+    Raises:
+        InvalidInputError: it is not acceptable.
+        NotFoundError: there is no such input.
+        QuotaExceededError: the tenant has no room.
+    """
     with transaction() as session:
         if source.input_id is not None:
-            return find_input(session, source.input_id), False
+            return find_input(session, source.input_id, field=f"{place}input_id"), False
         # Asked before the work, too.
         check_storage(own_usage(session))
-    return store_image(load_image(source)), True
+    return store_image(load_image(source, place=place)), True
 
 
-def _discard(stored: Input, is_new: bool) -> None:
-    if is_new:
-        # What cannot be deleted now is an orphan that collection finds.
-        with suppress(StorageError):
-            services().store.delete(stored.object_key)
+def discard_images(taken: Iterable[TakenImage]) -> None:
+    """Remove again what was stored for a request that is refused."""
+    for stored, is_new in taken:
+        if is_new:
+            # What cannot be deleted now is an orphan that collection finds.
+            with suppress(StorageError):
+                services().store.delete(stored.object_key)
 
 
 def _ring(entry: ModelEntry, job_id: UUID) -> None:
     services().doorbell.ring(entry.queue, show_id("job", job_id))
 
 
-def _checked_key(key: str) -> str:
+def checked_key(key: str) -> str:
     if not 1 <= len(key) <= 255 or not (key.isascii() and key.isprintable()):
         raise InvalidInputError(
             f"Idempotency-Key must be 1 to 255 printable ASCII characters, got {key[:80]!r}", field="Idempotency-Key"

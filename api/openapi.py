@@ -20,6 +20,7 @@ from flask_openapi3 import Info, OpenAPI
 from pydantic import BaseModel
 
 from api.auth import needed_scope
+from api.experiment_schemas import ExperimentRequest
 from api.problems import Problem
 from api.schemas import InputRequest, JobRequest, KeyRequest
 from shared.params import GenerationOptions
@@ -34,7 +35,12 @@ SECURITY_SCHEMES: Any = {"api_key": {"type": "http", "scheme": "bearer", "descri
 
 _RESOLVE = "/v1/models/{name}/resolve"
 _FORMS: dict[str, type[BaseModel]] = {"/v1/jobs": JobRequest, "/v1/inputs": InputRequest}
-_BODIES: dict[str, type[BaseModel]] = {**_FORMS, "/v1/keys": KeyRequest, _RESOLVE: GenerationOptions}
+_BODIES: dict[str, type[BaseModel]] = {
+    **_FORMS,
+    "/v1/experiments": ExperimentRequest,
+    "/v1/keys": KeyRequest,
+    _RESOLVE: GenerationOptions,
+}
 _REFERENCE = "#/components/schemas/{model}"
 #: flask-openapi3 builds the document in place.
 _BUILDING = threading.Lock()
@@ -90,8 +96,8 @@ def _build_document(app: OpenAPI) -> dict[str, Any]:
                 operation["requestBody"] = _body(_BODIES[path], schemas, takes_form=path in _FORMS)
             if (link := _LINKED.get((method, path))) is not None:
                 _add_links(document, operation, *link)
-    if "post" in document["paths"].get("/v1/jobs", {}):
-        document["paths"]["/v1/jobs"]["post"].setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
+    for path in ("/v1/jobs", "/v1/experiments"):
+        document["paths"][path]["post"].setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
     return document
 
 
@@ -108,7 +114,8 @@ def _scopes(app: OpenAPI) -> dict[tuple[str, str], Scope]:
 def _close(schemas: dict[str, Any], app: OpenAPI) -> None:
     """Say what the models alone cannot: which models there are, and that just one image is given."""
     names = [entry.name for entry in app.extensions["animatic"].catalogue]
-    schemas["JobRequest"]["properties"]["model"]["anyOf"] = [{"type": "string", "enum": names}, {"type": "null"}]
+    for request in ("JobRequest", "ExperimentRequest"):
+        schemas[request]["properties"]["model"]["anyOf"] = [{"type": "string", "enum": names}, {"type": "null"}]
     for name, sources in _SOURCES.items():
         schemas[name].update(_just_one(sources))
 
@@ -142,9 +149,14 @@ def _add_links(document: dict[str, Any], operation: dict[str, Any], status: str,
     }
 
 
-_SOURCES = {"JobRequest": ("image_url", "input_id"), "InputRequest": ("image_url",)}
+_SOURCES = {
+    "JobRequest": ("image_url", "input_id"),
+    "InputRequest": ("image_url",),
+    "ExperimentImage": ("image_url", "input_id"),
+}
 _LINKED = {
     ("post", "/v1/jobs"): ("202", "job_id", "$response.body#/id"),
+    ("post", "/v1/experiments"): ("202", "experiment_id", "$response.body#/id"),
     ("post", "/v1/inputs"): ("201", "input_id", "$response.body#/id"),
     ("post", "/v1/keys"): ("201", "key_id", "$response.body#/id"),
     ("get", "/v1/jobs/{job_id}/deliveries"): ("200", "delivery_id", "$response.body#/first_id"),
@@ -155,7 +167,7 @@ _IDEMPOTENCY_KEY = {
     "in": "header",
     "name": "Idempotency-Key",
     "required": False,
-    "description": "A repetition with the same key and request gets the first one's job, for 24 hours.",
+    "description": "A repetition with the same key and request gets what the first one made, for 24 hours.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
 }
 

@@ -68,30 +68,30 @@ class RateLimiter:
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._breaker = Breaker(pause_s=_PAUSE_S, clock=clock)
 
-    def hit(self, key_id: UUID) -> Standing | None:
-        """Count a request. None: there is no limit."""
+    def hit(self, key_id: UUID, *, cost: int = 1) -> Standing | None:
+        """Count a request, or one that is worth several. None: there is no limit."""
         if self._limit == 0:
             return None
-        return self._count(self._limit, key_id.hex)
+        return self._count(self._limit, key_id.hex, cost)
 
     def hit_sign_in(self, address: str) -> Standing:
         """Count a try to sign in from this address."""
         return self._count(_SIGN_INS_PER_MINUTE, f"sign-in:{address}")
 
-    def _count(self, limit: int, name: str) -> Standing:
+    def _count(self, limit: int, name: str, cost: int = 1) -> Standing:
         if self._breaker.may_try(is_about_to=True):
             try:
-                standing = self._hit(self._shared, limit, name)
+                standing = self._hit(self._shared, limit, name, cost)
             except (redis.RedisError, OSError):
                 self._breaker.note(is_broken=True)
             else:
                 self._breaker.note(is_broken=False)
                 return standing
-        return self._hit(self._own, limit, name)
+        return self._hit(self._own, limit, name, cost)
 
-    def _hit(self, limiter: SlidingWindowCounterRateLimiter, limit: int, name: str) -> Standing:
+    def _hit(self, limiter: SlidingWindowCounterRateLimiter, limit: int, name: str, cost: int) -> Standing:
         item = RateLimitItemPerMinute(limit)
-        is_allowed = limiter.hit(item, name)
+        is_allowed = limiter.hit(item, name, cost=cost)
         stats = limiter.get_window_stats(item, name)
         return Standing(
             is_allowed=is_allowed,

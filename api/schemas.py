@@ -62,6 +62,10 @@ def _close_labels(schema: dict[str, Any]) -> None:
     schema["propertyNames"]["pattern"] = _LABEL_NAME
 
 
+Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=16, json_schema_extra=_close_labels)]
+Priority = Annotated[int, Field(ge=-100, le=100, description="Higher goes first.")]
+
+
 class JobRequest(GenerationOptions):
     """One image and the parameters of its video. All but the image may be left out."""
 
@@ -74,13 +78,8 @@ class JobRequest(GenerationOptions):
         None, description="An image uploaded before with `POST /v1/inputs`. Instead of `image`."
     )
     model: str | None = Field(None, max_length=100, description="Catalogue name; default: the first of /v1/models.")
-    priority: int = Field(0, ge=-100, le=100, description="Higher goes first.")
-    labels: dict[LabelName, LabelValue] = Field(
-        default_factory=dict,
-        max_length=16,
-        description="Your own names and values; in a form, a JSON object.",
-        json_schema_extra=_close_labels,
-    )
+    priority: Priority = 0
+    labels: Labels = Field(default_factory=dict, description="Your own names and values; in a form, a JSON object.")
     webhook_url: str | None = Field(
         None, max_length=2048, description="Gets a signed POST (Standard Webhooks) when the job has ended."
     )
@@ -141,7 +140,7 @@ class ModelPath(BaseModel):
 class PageQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    after: str | None = Field(None, pattern=r"^[a-z]{3}_[0-9a-f]{32}$", description="`last_id` of the page before.")
+    after: str | None = Field(None, pattern=r"^[a-z]{3,4}_[0-9a-f]{32}$", description="`last_id` of the page before.")
     limit: int = Field(20, ge=1, le=100)
     order: Literal["asc", "desc"] = Field("desc", description="By the time of creation.")
 
@@ -166,7 +165,7 @@ class JobsQuery(PageQuery):
 class WaitQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    wait: float = Field(0, ge=0, le=60, description="Seconds to wait for the job to end, before answering anyway.")
+    wait: float = Field(0, ge=0, le=60, description="Seconds to wait for the end, before answering anyway.")
 
 
 class Page(BaseModel, Generic[Item]):
@@ -217,7 +216,8 @@ class KeyPage(Page[KeyResource]):
 class DeliveryResource(BaseModel):
     id: str = Field(description="The `webhook-id` of the message.")
     object: Literal["delivery"] = "delivery"
-    job_id: str
+    job_id: str | None = Field(description="What it is about: this job, or else")
+    experiment_id: str | None = Field(description="this experiment.")
     event_type: str
     url: str
     status: DeliveryStatus

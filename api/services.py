@@ -75,12 +75,12 @@ def current_tenant() -> UUID:
     return tenant
 
 
+def quotas() -> Quotas:
+    """The settings' quotas, for tenants that have none of their own."""
+    settings = services().settings
+    return Quotas(settings.queued_jobs_max, settings.storage_bytes_max)
+
+
 def own_usage(session: Session) -> Usage:
     """What the request's tenant has, and what it may have."""
     return read_usage(session, current_tenant(), quotas())
-
-
-def quotas() -> Quotas:
-    """Those of a tenant that has none of its own."""
-    settings = services().settings
-    return Quotas(settings.queued_jobs_max, settings.storage_bytes_max)

@@ -10,7 +10,7 @@ import uuid_utils.compat
 
 from shared.errors import NotFoundError
 
-Prefix = Literal["job", "inp", "evt", "key", "wrk"]
+Prefix = Literal["job", "exp", "cell", "inp", "evt", "key", "wrk"]
 
 _HEX = re.compile(r"[0-9a-f]{32}")
 

@@ -124,9 +124,12 @@ def whole_numbers(values: Any) -> Any:
     """The fields of a JSON object with 14.0 as 14: to JSON and its schemas both are the same integer."""
     if not isinstance(values, dict):
         return values
-    return {
-        name: int(value) if isinstance(value, float) and value.is_integer() else value for name, value in values.items()
-    }
+    return {name: whole_number(value) for name, value in values.items()}
+
+
+def whole_number(value: Any) -> Any:
+    """14.0 as 14."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def draw_seed() -> int:

@@ -59,25 +59,34 @@ def read_usage(session: Session, tenant_id: UUID, quotas: Quotas) -> Usage:
     )
 
 
-def hold_usage(session: Session, tenant_id: UUID, quotas: Quotas) -> Usage:
+def hold_usage(session: Session, tenant_id: UUID, quotas: Quotas, *, adding: int = 1) -> Usage:
     """As `read_usage`, to be true until the transaction ends: near a quota a tenant's requests pass one by one.
 
     By an advisory lock, since a lock of the tenant's row could meet the triggers that count there.
+
+    Args:
+        adding: jobs that are about to be queued; those who add many always take turns.
     """
     usage = read_usage(session, tenant_id, quotas)
-    if usage.is_near_quota:
+    if usage.is_near_quota or adding > 1:
         session.execute(select(func.pg_advisory_xact_lock(tenant_id.int % 2**63)))
         usage = read_usage(session, tenant_id, quotas)
     return usage
 
 
-def check_queue(usage: Usage) -> None:
+def check_queue(usage: Usage, *, adding: int = 1) -> None:
     """
+    Args:
+        adding: jobs that are about to be queued.
+
     Raises:
-        RateLimitedError: as many jobs wait as may.
+        RateLimitedError: they would be more than may wait.
     """
-    if usage.queued_jobs >= usage.queued_jobs_max:
-        raise RateLimitedError(f"at most {usage.queued_jobs_max} jobs may wait at once; try again when some have run")
+    if usage.queued_jobs + adding > usage.queued_jobs_max:
+        more = f", {usage.queued_jobs} do and {adding} more would" if adding > 1 else ""
+        raise RateLimitedError(
+            f"at most {usage.queued_jobs_max} jobs may wait at once{more}; try again when some have run"
+        )
 
 
 def check_storage(usage: Usage, *, adding_bytes: int = 0) -> None:

@@ -111,6 +111,9 @@ class Settings(BaseSettings):
     queued_jobs_max: int = Field(
         10_000, ge=1, description="Queued jobs that a tenant may have; beyond it a request gets 429."
     )
+    experiment_cells_max: int = Field(
+        1_000, ge=1, le=10_000, description="Cells that one experiment may have: images × values × values …"
+    )
     storage_bytes_max: int | None = Field(
         None, ge=0, description="Bytes of images and results that a tenant may keep; none: no quota."
     )

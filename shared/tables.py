@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     CheckConstraint,
     DateTime,
@@ -44,6 +45,7 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSONB(none_as_null=True),
         dict[str, str]: JSONB,
         list[str]: JSONB,
+        list[dict[str, Any]]: JSONB,
         bytes: LargeBinary,
         float: Double,
     }
@@ -124,6 +126,10 @@ class Input(Base):
     """An accepted image, re-encoded, in the object store."""
 
     __tablename__ = "inputs"
+    __table_args__ = (
+        # What was made of the same image before.
+        Index("inputs_tenant_sha256_idx", "tenant_id", "sha256"),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"), index=True)
@@ -157,7 +163,16 @@ class Job(Base):
         ),
         # Where a new job's rank starts: what was served last, and the tenant's own tail.
         Index("jobs_served_idx", "model", "priority", "rank", postgresql_where=text("attempt > 0")),
-        Index("jobs_tail_idx", "tenant_id", "model", "priority", "rank", postgresql_where=text("status = 'queued'")),
+        Index(
+            "jobs_tail_idx",
+            "tenant_id",
+            "model",
+            "priority",
+            "rank",
+            postgresql_where=text("status = 'queued' AND experiment_id IS NULL"),
+        ),
+        # Whether an experiment has jobs that have not ended, and which.
+        Index("jobs_experiment_idx", "experiment_id", "status", postgresql_where=text("experiment_id IS NOT NULL")),
         Index("jobs_lease_idx", "lease_expires_at", postgresql_where=text("status = 'running'")),
         Index("jobs_tenant_created_idx", "tenant_id", text("created_at DESC"), text("id DESC")),
         # What is over and still has files, for retention.
@@ -179,10 +194,12 @@ class Job(Base):
     labels: Mapped[dict[str, str]] = mapped_column(default=dict)
     input_id: Mapped[UUID | None] = mapped_column(ForeignKey("inputs.id"), index=True)
     webhook_url: Mapped[str | None]
+    #: the experiment that made it.
+    experiment_id: Mapped[UUID | None] = mapped_column(ForeignKey("experiments.id"))
 
     #: higher goes first.
     priority: Mapped[int] = mapped_column(default=0)
-    #: virtual finish time, fixed at insert: start-time fair queueing over tenants.
+    #: virtual finish time, fixed at insert: start-time fair queueing over tenants and their experiments.
     rank: Mapped[float] = mapped_column(default=0.0)
     #: not claimable until lifted.
     held: Mapped[bool] = mapped_column(default=False)
@@ -219,6 +236,67 @@ class Job(Base):
     delete_requested_at: Mapped[datetime | None]
     #: the content is gone; the row is a tombstone.
     erased_at: Mapped[datetime | None]
+
+
+class Experiment(Base):
+    """A grid of jobs over images and parameter values."""
+
+    __tablename__ = "experiments"
+    __table_args__ = (
+        Index("experiments_tenant_created_idx", "tenant_id", text("created_at DESC"), text("id DESC")),
+        # Among how many a tenant's share is divided.
+        Index("experiments_open_idx", "tenant_id", "model", "priority", postgresql_where=text("finished_at IS NULL")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str]
+    model: Mapped[str]
+    #: `[{name, input_id}]`, in the order of their indexes.
+    images: Mapped[list[dict[str, Any]]]
+    #: parameter → values. JSON, not JSONB: the order of the axes is kept.
+    grid: Mapped[dict[str, Any]] = mapped_column(JSON)
+    #: what all cells have in common, with the seed if the grid has none.
+    base: Mapped[dict[str, Any]]
+    labels: Mapped[dict[str, str]] = mapped_column(default=dict)
+    warnings: Mapped[list[str]] = mapped_column(default=list)
+    webhook_url: Mapped[str | None]
+    priority: Mapped[int] = mapped_column(default=0)
+    #: whether results that were there already may stand for cells.
+    reuse: Mapped[bool] = mapped_column(default=False)
+    #: paused: its jobs are held.
+    held: Mapped[bool] = mapped_column(default=False)
+    #: how often its last job has ended; a retry makes it run, and end, again.
+    rounds: Mapped[int] = mapped_column(default=0)
+
+    #: where in Weights & Biases to log it: `{project, entity}`; none: nowhere.
+    wandb: Mapped[dict[str, Any] | None]
+    #: `pending`, `logged` or `failed`.
+    wandb_status: Mapped[str | None]
+    wandb_error: Mapped[str | None]
+    wandb_urls: Mapped[list[str]] = mapped_column(default=list)
+
+    created_at: Mapped[datetime] = mapped_column(server_default=_CLOCK)
+    finished_at: Mapped[datetime | None]
+
+
+class ExperimentCell(Base):
+    """One point of the grid for one image, and the job that stands for it now."""
+
+    __tablename__ = "experiment_cells"
+    __table_args__ = (UniqueConstraint("experiment_id", "index"),)
+
+    #: `cell_id(experiment_id, index)`.
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    experiment_id: Mapped[UUID] = mapped_column(ForeignKey("experiments.id"))
+    #: image × number of grid points + grid point, the last axis fastest.
+    index: Mapped[int]
+    #: several cells may have one.
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), index=True)
+    #: the job was there before the experiment.
+    reused: Mapped[bool] = mapped_column(default=False)
+    #: jobs that were made for it, one after the other.
+    tries: Mapped[int] = mapped_column(default=1)
 
 
 class Attempt(Base):
@@ -267,15 +345,17 @@ class JobEvent(Base):
 
 
 class IdempotencyKey(Base):
-    """A request that was made under a key, so that its repetition gets the same job."""
+    """A request that was made under a key, so that its repetition gets the same job or experiment."""
 
     __tablename__ = "idempotency_keys"
+    __table_args__ = (CheckConstraint("num_nonnulls(job_id, experiment_id) = 1", name="made"),)
 
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
-    #: SHA-256 over the parsed fields and the image.
+    #: SHA-256 over the parsed fields and the images.
     fingerprint: Mapped[bytes]
-    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), index=True)
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"), index=True)
+    experiment_id: Mapped[UUID | None] = mapped_column(ForeignKey("experiments.id"), index=True)
     created_at: Mapped[datetime] = mapped_column(server_default=_CLOCK, index=True)
 
 
@@ -286,6 +366,8 @@ class WebhookDelivery(Base):
     __table_args__ = (
         # One terminal transition, one message.
         UniqueConstraint("job_id"),
+        UniqueConstraint("experiment_id", "round"),
+        CheckConstraint("num_nonnulls(job_id, experiment_id) = 1", name="about"),
         _one_of("status", DeliveryStatus),
         Index("webhook_deliveries_ended_idx", "ended_at"),
         Index("webhook_deliveries_due_idx", "next_try_at", postgresql_where=text("status = 'pending'")),
@@ -294,7 +376,10 @@ class WebhookDelivery(Base):
     #: the `webhook-id`.
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
-    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"))
+    experiment_id: Mapped[UUID | None] = mapped_column(ForeignKey("experiments.id"))
+    #: of the experiment, which may finish more than once.
+    round: Mapped[int | None]
     event_type: Mapped[str]
     url: Mapped[str]
     #: of the URL: one slow receiver must not delay the others.

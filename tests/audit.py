@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from experiment_audit import check_experiments
 from sqlalchemy import select
 
 from shared.database import Sessions
@@ -36,11 +37,12 @@ class Ledger:
     """What callers were told: the ids of all 202s. Kept by the client, so that the database cannot forget for it."""
 
     accepted: set[str] = field(default_factory=set)
+    experiments: set[str] = field(default_factory=set)
 
-    def note(self, job: dict[str, Any]) -> str:
-        """Write down an accepted job; returns its id."""
-        self.accepted.add(job["id"])
-        return str(job["id"])
+    def note(self, made: dict[str, Any]) -> str:
+        """Write down an accepted job or experiment; returns its id."""
+        (self.experiments if made["object"] == "experiment" else self.accepted).add(made["id"])
+        return str(made["id"])
 
 
 @dataclass
@@ -61,7 +63,8 @@ def audit(sessions: Sessions, store: ObjectStore, ledger: Ledger, *, deliveries_
         deliveries_ended: whether a webhook that is still to be tried is one of them.
     """
     records, inputs = _read(sessions)
-    broken = [f"{job}: accepted, and not in the database" for job in ledger.accepted if _id(job) not in records]
+    broken = check_experiments(sessions, ledger.experiments, deliveries_ended=deliveries_ended)
+    broken += [f"{job}: accepted, and not in the database" for job in ledger.accepted if _id(job) not in records]
     strays = _sort_keys(store, records)
     broken += [f"{key}: an object of no job" for key in strays]
     present = set(store.list_keys("inputs/"))
@@ -86,7 +89,7 @@ def _read(sessions: Sessions) -> tuple[dict[UUID, _Record], dict[UUID | None, st
             records[attempt.job_id].attempts.append(attempt)
         for event in session.scalars(select(JobEvent).order_by(JobEvent.id)):
             records[event.job_id].events.append(event)
-        for delivery in session.scalars(select(WebhookDelivery)):
+        for delivery in session.scalars(select(WebhookDelivery).where(WebhookDelivery.job_id.is_not(None))):
             records[delivery.job_id].deliveries.append(delivery)
         return records, {image.id: image.object_key for image in session.scalars(select(Input))}
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from flask import Response
 from flask_openapi3 import APIBlueprint, Tag
-from sqlalchemy import and_, select, update
+from sqlalchemy import ColumnElement, and_, select, update
+from sqlalchemy.orm import Session
 
 from api.auth import needs
+from api.experiment_schemas import ExperimentPath
+from api.experiments import find_experiment
 from api.jobs import find_job
 from api.pages import envelope, fetch_page
 from api.responses import json_response, secured
@@ -32,8 +35,20 @@ def list_deliveries(path: JobPath, query: PageQuery) -> Response:
     """One once the job has ended, if it named a webhook_url."""
     with transaction() as session:
         job = find_job(session, path.job_id)
-        rows, has_more = fetch_page(session, WebhookDelivery, WebhookDelivery.job_id == job.id, query, "evt")
-    return json_response(DeliveryPage(**envelope([_resource(row) for row in rows], has_more)))
+        return _page(session, WebhookDelivery.job_id == job.id, query)
+
+
+@api.get(
+    "/experiments/<string:experiment_id>/deliveries",
+    summary="List an experiment's webhook deliveries",
+    responses=secured(200, DeliveryPage, 404, 422),
+)
+@needs(Scope.JOBS_READ)
+def list_experiment_deliveries(path: ExperimentPath, query: PageQuery) -> Response:
+    """One for each time that its last cell has ended, if it named a webhook_url."""
+    with transaction() as session:
+        experiment = find_experiment(session, path.experiment_id)
+        return _page(session, WebhookDelivery.experiment_id == experiment.id, query)
 
 
 @api.post(
@@ -52,7 +67,7 @@ def redeliver(path: DeliveryPath) -> Response:
         if row.status == DeliveryStatus.PENDING:
             raise ConflictError("this delivery is under way already")
         if not row.body:
-            raise ConflictError("the job was deleted, and the message with it")
+            raise ConflictError("what it is about was deleted, and the message with it")
         session.execute(
             update(WebhookDelivery)
             .where(owned)
@@ -62,10 +77,16 @@ def redeliver(path: DeliveryPath) -> Response:
     return json_response(_resource(row), 202)
 
 
+def _page(session: Session, condition: ColumnElement[bool], query: PageQuery) -> Response:
+    rows, has_more = fetch_page(session, WebhookDelivery, condition, query, "evt")
+    return json_response(DeliveryPage(**envelope([_resource(row) for row in rows], has_more)))
+
+
 def _resource(row: WebhookDelivery) -> DeliveryResource:
     return DeliveryResource(
         id=show_id("evt", row.id),
-        job_id=show_id("job", row.job_id),
+        job_id=None if row.job_id is None else show_id("job", row.job_id),
+        experiment_id=None if row.experiment_id is None else show_id("exp", row.experiment_id),
         event_type=row.event_type,
         url=row.url,
         status=DeliveryStatus(row.status),

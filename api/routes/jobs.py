@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 
-from flask import Response, request, stream_with_context
+from flask import Response, request
 from flask_openapi3 import APIBlueprint, Tag
 from sqlalchemy import and_, select
 
 from api.auth import check_still_valid, needs
 from api.intake import read_request
 from api.jobs import accept_job, find_job, owned_job, show_job
+from api.live import stream, stream_schema, wait_for_end
 from api.pages import envelope, fetch_page
 from api.responses import json_response, secured
 from api.schemas import (
@@ -27,8 +26,7 @@ from api.schemas import (
     WaitQuery,
 )
 from api.services import current_tenant, reading, services, transaction
-from api.streams import FALLBACK_S, Subscription
-from shared.errors import NotFoundError, RateLimitedError, TransientError, UnauthorizedError
+from shared.errors import NotFoundError
 from shared.ids import parse_id, show_id
 from shared.jobs.resource import ErrorResource, JobResource, job_resource
 from shared.jobs.stop import cancel_job, request_deletion
@@ -38,19 +36,7 @@ from shared.tables import Attempt, Job, JobEvent
 
 api = APIBlueprint("jobs", __name__, url_prefix="/v1/jobs", abp_tags=[Tag(name="jobs")])
 
-#: a comment line now and then keeps proxies from closing a quiet stream.
-_KEEP_ALIVE_S = 15.0
-
-#: of each event.
-_EVENT = {
-    "type": "object",
-    "required": ["event", "data"],
-    "properties": {
-        "event": {"const": "job"},
-        "data": {"type": "string", "contentMediaType": "application/json", "description": "A JobResource."},
-    },
-}
-_STREAM = {"description": "OK", "content": {"text/event-stream": {"schema": _EVENT}}}
+_STREAM = stream_schema("job", "A JobResource")
 
 
 @api.post(
@@ -96,15 +82,7 @@ def list_jobs(query: JobsQuery) -> Response:
 @needs(Scope.JOBS_READ)
 def read_job(path: JobPath, query: WaitQuery) -> Response:
     """With `?wait=SECONDS` the answer comes when the job has ended, or after that time."""
-    resource = _read(path.job_id)
-    if query.wait and not resource.status.is_terminal:
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(services().places.take(current_tenant()))
-            except RateLimitedError:
-                return json_response(resource)  # poll, then
-            waiting = stack.enter_context(services().streams.subscribe(parse_id("job", path.job_id)))
-            resource = _wait_for_end(path.job_id, waiting, query.wait)
+    resource = wait_for_end(parse_id("job", path.job_id), partial(_read, path.job_id), _is_over, query.wait)
     return json_response(resource)
 
 
@@ -173,34 +151,7 @@ def delete_job(path: JobPath) -> Response:
 @needs(Scope.JOBS_READ)
 def stream_events(path: JobPath) -> Response:
     """Server-sent events: `job` with the whole job, now and at each change; the stream ends when the job has."""
-    _read(path.job_id)
-    stack = ExitStack()
-    stack.enter_context(services().places.take(current_tenant()))
-    waiting = stack.enter_context(services().streams.subscribe(parse_id("job", path.job_id)))
-
-    def events() -> Iterator[str]:
-        with stack:
-            yield "retry: 2000\n\n"
-            last = ""
-            quiet_since = time.monotonic()
-            while True:
-                try:
-                    resource = _read(path.job_id)
-                except (NotFoundError, TransientError, UnauthorizedError):
-                    return  # deleted, Postgres is away, or the key was revoked: the client connects again, and sees
-                if (data := resource.model_dump_json()) != last:
-                    last, quiet_since = data, time.monotonic()
-                    yield f"event: job\ndata: {data}\n\n"
-                elif time.monotonic() - quiet_since > _KEEP_ALIVE_S:
-                    quiet_since = time.monotonic()
-                    yield ": keep-alive\n\n"
-                if resource.status.is_terminal or not waiting.wait(FALLBACK_S):
-                    return
-
-    response = Response(stream_with_context(events()), content_type="text/event-stream")
-    response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-    response.call_on_close(stack.close)
-    return response
+    return stream("job", parse_id("job", path.job_id), partial(_read, path.job_id), _is_over)
 
 
 def _read(job_id: str) -> JobResource:
@@ -209,12 +160,5 @@ def _read(job_id: str) -> JobResource:
         return show_job(session, find_job(session, job_id))
 
 
-def _wait_for_end(job_id: str, waiting: Subscription, wait_s: float) -> JobResource:
-    end = time.monotonic() + wait_s
-    resource = _read(job_id)
-    while not resource.status.is_terminal and (remaining := end - time.monotonic()) > 0:
-        goes_on = waiting.wait(remaining)
-        resource = _read(job_id)
-        if not goes_on:
-            break
-    return resource
+def _is_over(job: JobResource) -> bool:
+    return job.status.is_terminal

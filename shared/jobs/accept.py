@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, func, select
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from shared.database import db_now
-from shared.errors import ConflictError, InvalidInputError, NotFoundError
+from shared.errors import InvalidInputError, NotFoundError
+from shared.idempotency import find_key, take_key
 from shared.ids import new_id, show_id
 from shared.jobs.events import record_event
+from shared.jobs.rank import next_rank
 from shared.params import GenerationParams
 from shared.quotas import Quotas, check_queue, check_storage, hold_usage
 from shared.states import JobStatus
-from shared.tables import IdempotencyKey, Input, Job
+from shared.tables import Input, Job
 
 
 @dataclass(frozen=True)
@@ -42,24 +40,9 @@ def find_by_idempotency_key(
     Raises:
         InvalidInputError: the key was used with another request, or its job was deleted.
     """
-    known = session.get(IdempotencyKey, (tenant_id, key))
+    known = find_key(session, tenant_id, key, fingerprint, ttl_s)
     if known is None:
         return None
-    expired = session.scalar(select(known.created_at < db_now() - timedelta(seconds=ttl_s)))
-    if expired:
-        session.execute(
-            delete(IdempotencyKey).where(
-                IdempotencyKey.tenant_id == tenant_id,
-                IdempotencyKey.key == key,
-                IdempotencyKey.created_at == known.created_at,
-            )
-        )
-        return None
-    if known.fingerprint != fingerprint:
-        raise InvalidInputError(
-            f"Idempotency-Key {key[:80]!r} was used with another request; use a new key for a new request",
-            field="Idempotency-Key",
-        )
     job = session.get_one(Job, known.job_id)
     if job.delete_requested_at is not None:
         raise InvalidInputError(
@@ -93,8 +76,7 @@ def insert_job(
     """
     usage = hold_usage(session, new.tenant_id, Quotas(queued_jobs_max, storage_bytes_max))
     check_queue(usage)
-    # Locked, since erasing the last job of an image erases the image.
-    stored = session.get(Input, new.input.id, with_for_update={"read": True})
+    stored = lock_input(session, new.input.id)
     check_storage(usage, adding_bytes=new.input.size_bytes if stored is None else 0)
     job = Job(
         id=new_id(),
@@ -106,42 +88,27 @@ def insert_job(
         input_id=new.input.id,
         webhook_url=new.webhook_url,
         priority=new.priority,
-        rank=_next_rank(new),
+        rank=next_rank(new.tenant_id, new.model, new.priority),
     )
     if stored is None:
         session.add(new.input)
         session.flush()
-    elif stored.deleted_at is not None:
-        raise NotFoundError(f"there is no input {show_id('inp', new.input.id)}", field="input_id")
     session.add(job)
     session.flush()
     record_event(session, job.id, JobStatus.QUEUED, attempt=0, reason="accepted")
     if idempotency is not None:
-        key, fingerprint = idempotency
-        made = session.execute(
-            insert(IdempotencyKey)
-            .values(tenant_id=new.tenant_id, key=key, fingerprint=fingerprint, job_id=job.id)
-            .on_conflict_do_nothing()
-            .returning(IdempotencyKey.job_id)
-        ).first()
-        if made is None:
-            raise ConflictError(f"another request holds Idempotency-Key {key[:80]!r}")
+        take_key(session, new.tenant_id, *idempotency, job_id=job.id)
     session.refresh(job)
     return job
 
 
-def _next_rank(new: NewJob) -> object:
-    """Start-time fair queueing with unit cost, within one priority: behind the tenant's own tail, not everyone else's.
+def lock_input(session: Session, input_id: UUID) -> Input | None:
+    """The image's row, if there is one yet. Locked, since erasing the last job of an image erases the image.
 
-    Virtual time is the highest rank that was served: it goes on while jobs that are held or delayed stand still.
-
-    Source: Goyal, Vin, Cheng 1996, "Start-time Fair Queueing".
+    Raises:
+        NotFoundError: it was erased a moment ago.
     """
-    peers = (Job.model == new.model, Job.priority == new.priority)
-    served = select(func.max(Job.rank)).where(*peers, Job.attempt > 0).scalar_subquery()
-    tail = (
-        select(func.max(Job.rank))
-        .where(*peers, Job.tenant_id == new.tenant_id, Job.status == JobStatus.QUEUED)
-        .scalar_subquery()
-    )
-    return func.greatest(func.coalesce(served, 0), func.coalesce(tail, 0)) + 1
+    stored = session.get(Input, input_id, with_for_update={"read": True})
+    if stored is not None and stored.deleted_at is not None:
+        raise NotFoundError(f"there is no input {show_id('inp', input_id)}", field="input_id")
+    return stored

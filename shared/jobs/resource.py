@@ -73,6 +73,7 @@ class JobResource(BaseModel):
     priority: int
     warnings: list[str]
     webhook_url: str | None
+    experiment_id: str | None = Field(description="The experiment that made it.")
     attempt: int = Field(description="Tries so far.")
     progress: ProgressResource | None = Field(description="While running.")
     queue_position: int | None = Field(None, description="Jobs that go first, while queued; not in lists.")
@@ -104,6 +105,7 @@ def job_resource(job: Job, public_url: str, *, queue_position: int | None = None
         priority=job.priority,
         warnings=job.warnings,
         webhook_url=job.webhook_url,
+        experiment_id=show_id("exp", job.experiment_id) if job.experiment_id else None,
         attempt=job.attempt,
         progress=_progress(job),
         queue_position=queue_position,
@@ -138,14 +140,23 @@ def _params(stored: dict[str, Any]) -> GenerationParams:
 def _progress(job: Job) -> ProgressResource | None:
     if job.status != JobStatus.RUNNING or job.phase is None:
         return None
-    phase = Phase(job.phase)
-    start = _PHASE_STARTS[phase]
-    fraction = start
-    if phase is Phase.DENOISE and job.total_steps:
-        fraction += (_PHASE_STARTS[Phase.DECODE] - start) * job.step / job.total_steps
     return ProgressResource(
-        phase=phase, step=job.step, total_steps=job.total_steps, fraction=round(min(fraction, 1.0), 3)
+        phase=Phase(job.phase),
+        step=job.step,
+        total_steps=job.total_steps,
+        fraction=progress_of(job.phase, job.step, job.total_steps),
     )
+
+
+def progress_of(phase: str | None, step: int, total_steps: int) -> float:
+    """Estimate of a running attempt's progress, 0 to 1."""
+    if phase is None:
+        return 0.0
+    start = _PHASE_STARTS[Phase(phase)]
+    within = 0.0
+    if phase == Phase.DENOISE and total_steps:
+        within = (_PHASE_STARTS[Phase.DECODE] - start) * step / total_steps
+    return round(min(start + within, 1.0), 3)
 
 
 def _result(result: dict[str, Any], base: str) -> ResultResource:

@@ -10,6 +10,7 @@ import base64
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from io import BytesIO
 from itertools import product
 from typing import Any
@@ -23,12 +24,13 @@ from sqlalchemy.orm import Session
 from api.auth import create_key, ensure_tenant
 from shared.catalogue import find_entry, resolve
 from shared.database import Sessions
+from shared.experiments.grid import cell_id
 from shared.ids import new_id, parse_id, show_id
 from shared.objects import ObjectStore
 from shared.params import GenerationOptions
 from shared.scopes import Scope
 from shared.states import DeliveryStatus, JobStatus
-from shared.tables import Input, Job, WebhookDelivery, Worker
+from shared.tables import Experiment, ExperimentCell, Input, Job, WebhookDelivery, Worker
 
 PIXEL_ROWS = 40
 ABSENT = UUID("01920000-0000-7000-8000-000000000000")
@@ -39,6 +41,8 @@ class Things:
     """One of each that has an id, of one tenant."""
 
     job_id: str
+    experiment_id: str
+    cell_id: str
     input_id: str
     delivery_id: str
     key_id: str
@@ -46,11 +50,11 @@ class Things:
     number: str = "0"
 
     def ids(self) -> set[str]:
-        return {self.job_id, self.input_id, self.delivery_id, self.key_id}
+        return {self.job_id, self.experiment_id, self.cell_id, self.input_id, self.delivery_id, self.key_id}
 
 
 ABSENT_THINGS = Things(
-    show_id("job", ABSENT), show_id("inp", ABSENT), show_id("evt", ABSENT), show_id("key", ABSENT), name="no-model"
+    *(show_id(prefix, ABSENT) for prefix in ("job", "exp", "cell", "inp", "evt", "key")), name="no-model"
 )
 
 
@@ -92,8 +96,29 @@ def make_things(session: Session, tenant_id: UUID) -> Things:
         status=DeliveryStatus.DELIVERED,
     )
     session.add(delivery)
+    experiment = Experiment(
+        id=new_id(),
+        tenant_id=tenant_id,
+        name="thing",
+        model="tiny",
+        images=[{"name": "image_0", "input_id": show_id("inp", image.id)}],
+        grid={"fps": [7]},
+        base={"seed": 1},
+        finished_at=datetime.now(UTC),
+    )
+    session.add(experiment)
+    session.flush()
+    cell = ExperimentCell(id=cell_id(experiment.id, 0), experiment_id=experiment.id, index=0, job_id=job.id)
+    session.add(cell)
     key, _ = create_key(session, tenant_id, "thing")
-    return Things(show_id("job", job.id), show_id("inp", image.id), show_id("evt", delivery.id), show_id("key", key.id))
+    return Things(
+        job_id=show_id("job", job.id),
+        experiment_id=show_id("exp", experiment.id),
+        cell_id=show_id("cell", cell.id),
+        input_id=show_id("inp", image.id),
+        delivery_id=show_id("evt", delivery.id),
+        key_id=show_id("key", key.id),
+    )
 
 
 def needed(method: str, path: str) -> Scope:
@@ -107,6 +132,7 @@ def body_for(method: str, path: str, things: Things, image: str) -> dict[str, An
     bodies = {
         ("post", "/v1/jobs"): {"input_id": things.input_id, "model": "tiny"},
         ("post", "/v1/inputs"): {"image_url": image},
+        ("post", "/v1/experiments"): {"name": "x", "images": [{"input_id": things.input_id}], "grid": {"fps": [7]}},
         ("post", "/v1/keys"): {"name": "made"},
         ("post", "/v1/models/{name}/resolve"): {"seed": 1},
     }
@@ -170,7 +196,7 @@ def test_every_route_by_every_scope_on_own_others_and_absent_ids(
         checked += len(answers)
         may = scope in (needed(method, path), Scope.ADMIN)
         seen = {name: told(answer, things) for name, (things, answer) in answers.items()}
-        takes_id = "{" in path or (method, path) == ("post", "/v1/jobs")
+        takes_id = "{" in path or (method, path) in (("post", "/v1/jobs"), ("post", "/v1/experiments"))
         problems = []
         if not may and ({status for status, _ in seen.values()} != {403} or len(set(seen.values())) != 1):
             problems.append("must be the same 403 for all")
@@ -188,11 +214,12 @@ def test_every_route_by_every_scope_on_own_others_and_absent_ids(
             text(
                 "SELECT (SELECT count(*) FROM jobs WHERE tenant_id = :t AND delete_requested_at IS NULL),"
                 " (SELECT count(*) FROM api_keys WHERE tenant_id = :t AND revoked_at IS NULL),"
-                " (SELECT count(*) FROM webhook_deliveries WHERE tenant_id = :t AND status = 'delivered')"
+                " (SELECT count(*) FROM webhook_deliveries WHERE tenant_id = :t AND status = 'delivered'),"
+                " (SELECT count(*) FROM experiments WHERE tenant_id = :t AND finished_at IS NOT NULL)"
             ),
             {"t": theirs},
         ).one()
-    assert tuple(row) == (1, 1, 1)
+    assert tuple(row) == (1, 1, 1, 1)
     record_property("checked", checked)
     print(f"\n{len(list(operations(document)))} routes × {len(keys)} scopes × 3 ids = {checked} answers checked")
 
@@ -237,11 +264,14 @@ def test_a_cursor_of_another_tenant_is_no_cursor(client: Any, sessions: Sessions
         for method, path, operation in operations(client.get("/openapi.json").json)
         if any(parameter["name"] == "after" for parameter in operation.get("parameters", ()))
     ]
-    assert {path for path, _ in lists} == {"/v1/jobs", "/v1/keys", "/v1/jobs/{job_id}/deliveries"}
+    assert {path for path, _ in lists} == {
+        *("/v1/jobs", "/v1/keys", "/v1/jobs/{job_id}/deliveries", "/v1/experiments"),
+        *("/v1/experiments/{experiment_id}/cells", "/v1/experiments/{experiment_id}/deliveries"),
+    }
     for path, _ in lists:
-        for kind in ("job_id", "key_id", "delivery_id"):
+        for kind in ("job_id", "key_id", "delivery_id", "experiment_id", "cell_id"):
             answers = [
-                client.get(path.format(job_id=own.job_id), query_string={"after": getattr(things, kind)})
+                client.get(path.format(**vars(own)), query_string={"after": getattr(things, kind)})
                 for things in (others, ABSENT_THINGS)
             ]
             bodies = [told(answer, things) for answer, things in zip(answers, (others, ABSENT_THINGS), strict=True)]
