@@ -155,8 +155,8 @@ class Settings(BaseSettings):
     )
     measures: bool = Field(
         True,
-        description="Measure each video's motion, flicker and likeness to its image; costs about a second of one CPU "
-        "core and little of the GPU.",
+        description="Measure each video's motion, flicker and likeness to its image; costs a second or two of one "
+        "CPU core, and of the device a pass of the image encoder.",
     )
     hf_token: SecretStr | None = Field(None, description="Hugging Face token, for gated repositories.")
 
