@@ -24,6 +24,7 @@
     │  ├─ DatabaseError
     │  ├─ DecoderBusyError
     │  ├─ OutOfMemoryError
+    │  ├─ DeviceLostError
     │  └─ EncodingError
     ├─ DeliveryError             a webhook's; never changes the job
     └─ StartupError              a process cannot start; carries the exit code
@@ -189,6 +190,12 @@ class OutOfMemoryError(TransientError):
     """The device ran out of memory."""
 
     code = "out_of_memory"
+
+
+class DeviceLostError(TransientError):
+    """The device failed so that nothing works in this process any more."""
+
+    code = "device_lost"
 
 
 class EncodingError(TransientError):

@@ -19,10 +19,7 @@ from uuid import UUID
 from sqlalchemy import Engine
 
 from shared.database import translated_errors
-from shared.errors import (
-    StorageError,
-    UndecodableImageError,
-)
+from shared.errors import DeviceLostError, StorageError, UndecodableImageError
 from shared.ids import show_id
 from shared.jobs.claim import Claim, claim_job
 from shared.objects import ObjectMissingError
@@ -65,6 +62,7 @@ class Generator:
         Raises:
             StorageError: the object store is not healthy, or the disk too full, so nothing was claimed.
             DatabaseError: Postgres is not answering, so nothing was claimed.
+            DeviceLostError: the process must end; its job was given back.
         """
         self.services.store.check()
         settings = self.services.settings
@@ -82,6 +80,9 @@ class Generator:
                 self.finisher.await_turn(attempt)
             except Exception as error:  # the outermost boundary of an attempt's first half
                 settle_attempt(attempt, error)
+                if isinstance(error, DeviceLostError):
+                    self.finisher.join()  # the result before this one needs no device
+                    raise
                 return True
             self.finisher.start(attempt, partial(_finish, attempt, generation, self.pipeline.info, held.pop_all()))
         if claim.was_lost or not settings.overlap:

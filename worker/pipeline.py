@@ -90,6 +90,7 @@ class VideoPipeline(Protocol):
         Raises:
             InvalidOutputError: the frames hold NaN, are constant, or are black.
             OutOfMemoryError: the device has too little memory, even decoding frame by frame.
+            DeviceLostError: the pipeline cannot be used any more.
         """
 
 

@@ -22,7 +22,7 @@ from celery.signals import worker_process_init, worker_process_shutdown
 from shared.catalogue import find_entry
 from shared.database import make_engine, make_sessions
 from shared.doorbell import TASK_NAME
-from shared.errors import StartupError, TransientError
+from shared.errors import DeviceLostError, StartupError, TransientError
 from shared.exit_codes import ExitCode
 from shared.objects import open_store
 from shared.settings import load_settings
@@ -113,5 +113,8 @@ def generate(job: str | None = None) -> None:
         raise Reject("this process has no pipeline", requeue=True)
     try:
         _Process.generator.run_next()
+    except DeviceLostError as error:
+        log.critical("%s; ending this process, another one will load the model", error)
+        os._exit(1)  # the parent sees it die, rings again and starts the other one
     except TransientError as error:
         log.warning("nothing claimed: %s", error)  # the sweep rings again

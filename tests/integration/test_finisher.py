@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sqlalchemy import Engine, update
 from support import PUBLIC_URL, WORKER_ID, eventually
 
 from shared.database import Sessions, db_now
+from shared.errors import DeviceLostError
 from shared.jobs.reap import reap_lost_job
 from shared.settings import Settings
 from shared.states import JobStatus, Phase
@@ -26,6 +28,7 @@ from shared.video import ffmpeg_executable
 from worker.attempt import Services
 from worker.double import DoublePipeline
 from worker.generate import Generator
+from worker.pipeline import Generation
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,6 +62,8 @@ def make_generator(
     yield make
     for generator in made:
         generator.finisher.join()
+    # A lease's thread ends a moment later, and gives its connection back.
+    eventually(lambda: not any(thread.name.startswith("lease-") for thread in threading.enumerate()))
 
 
 def read(sessions: Sessions, job_id: UUID) -> Job:
@@ -99,6 +104,35 @@ def test_a_suspect_is_finished_with_nothing_beside_it_and_so_is_every_job_withou
     assert generator.run_next()
     assert read(sessions, job_id).status == JobStatus.SUCCEEDED
     assert not generator.finisher.is_busy
+
+
+class FailingPipeline:
+    """Its device fails at the second job."""
+
+    def __init__(self) -> None:
+        self._double, self._jobs = DoublePipeline(step_s=0.001), 0
+        self.info = self._double.info
+
+    def generate(self, *arguments: Any) -> Generation:
+        self._jobs += 1
+        if self._jobs == 2:
+            raise DeviceLostError("cpu failed")
+        return self._double.generate(*arguments)
+
+
+def test_a_lost_device_costs_no_result_and_no_attempt_of_others(
+    sessions: Sessions, submit: Callable[..., UUID], make_generator: Callable[..., Generator], gate: Path
+) -> None:
+    finishing, struck, waiting = (submit() for _ in range(3))
+    generator = replace(make_generator(), pipeline=FailingPipeline())
+    assert generator.run_next()
+    threading.Timer(1, gate.unlink).start()
+    with pytest.raises(DeviceLostError):
+        generator.run_next()
+    rows = [read(sessions, job) for job in (finishing, struck, waiting)]
+    assert [row.status for row in rows] == [JobStatus.SUCCEEDED, JobStatus.QUEUED, JobStatus.QUEUED]
+    assert [row.attempt for row in rows] == [1, 1, 0]
+    assert (rows[1].losses, rows[1].transient_failures) == (0, 1)
 
 
 def test_a_thread_that_outlives_its_deadline_ends_its_process() -> None:

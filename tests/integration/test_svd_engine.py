@@ -15,7 +15,7 @@ from diffusers import StableVideoDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from shared.catalogue import find_entry, resolve
-from shared.errors import InvalidOutputError, OutOfMemoryError, StartupError
+from shared.errors import DeviceLostError, InvalidOutputError, OutOfMemoryError, StartupError
 from shared.exit_codes import ExitCode
 from shared.params import GenerationOptions, GenerationParams
 from shared.settings import Settings
@@ -168,6 +168,17 @@ def test_out_of_memory_frame_by_frame_is_retryable_and_the_pipeline_lives(
         pipeline.generate(photo(), params(), ignore)
     assert caught.value.retryable
     assert np.array_equal(pipeline.generate(photo(), params(), ignore).frames, usual)
+
+
+def test_a_failed_kernel_is_told_from_errors_that_leave_the_device_usable(pipeline: SvdPipeline) -> None:
+    def fail(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCompile with …")
+
+    with (
+        pipeline.engine.pipe.unet.register_forward_pre_hook(fail),
+        pytest.raises(DeviceLostError, match=r"cpu failed: CUDA error: an illegal memory access was encountered$"),
+    ):
+        pipeline.generate(photo(), params(), ignore)
 
 
 def spoil(checkpoint: Path, component: str, value: float) -> None:

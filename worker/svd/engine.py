@@ -17,7 +17,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from shared.errors import InvalidOutputError, OutOfMemoryError
+from shared.errors import DeviceLostError, InvalidOutputError, OutOfMemoryError
 from shared.params import GenerationParams
 from shared.states import Phase
 from worker.pipeline import Generation, PipelineInfo, Progress, VideoFrames
@@ -36,6 +36,9 @@ _OUT_OF_MEMORY_TEXTS = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
+
+#: how libraries say beside torch.AcceleratorError that a kernel failed.
+_DEVICE_LOSS_TEXTS = ("CUDA error", "Triton Error [CUDA]")
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +105,10 @@ class SvdPipeline:
             # The traceback's frames hold the job's tensors; without this they live until the caller is done with it.
             traceback.clear_frames(error.__traceback__)
             latents = None
+            if _is_device_loss(error):
+                # Whatever comes next would fail too, freeing memory included.
+                said = str(error).partition("\n")[0]
+                raise DeviceLostError(f"{self.info.device} failed: {said}") from error
             self._free()
             raise
         # What the job took stays with this process for the next one: giving it back costs half a second.
@@ -230,6 +237,13 @@ def _translated_out_of_memory(stage: str) -> Iterator[None]:
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         text in str(error) for text in _OUT_OF_MEMORY_TEXTS
+    )
+
+
+def _is_device_loss(error: BaseException) -> bool:
+    """Whether this is one of the errors after which CUDA refuses every call of the process."""
+    return isinstance(error, torch.AcceleratorError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _DEVICE_LOSS_TEXTS)
     )
 
 
