@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,11 @@ import PIL.ImageOps
 
 from shared.errors import EncodingError, UndecodableImageError
 from shared.params import FramesFormat, GenerationParams, ResizeMode
-from shared.video import ffmpeg_executable
+from shared.video import write_mp4
 from worker.pipeline import VideoFrames
 
 #: transparent pixels show what a web page would show behind them.
 BACKGROUND = (255, 255, 255)
-
-#: constant rate factor of x264: 18 is taken for visually lossless, 23 is its default.
-H264_CRF = 18
 
 _LANCZOS = PIL.Image.Resampling.LANCZOS
 
@@ -114,28 +110,7 @@ def encode_mp4(frames: VideoFrames, fps: int, path: Path) -> None:
         EncodingError: ffmpeg failed; the message ends with what it said.
     """
     _, height, width, _ = frames.shape
-    command = [
-        *(ffmpeg_executable(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
-        *("-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{width}x{height}", "-framerate", str(fps)),
-        *("-i", "pipe:0", "-an"),
-        # ffmpeg converts RGB with BT.601 and tags nothing, players take BT.709: the colours would shift.
-        *("-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"),
-        *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"),
-        *("-c:v", "libx264", "-preset", "medium", "-crf", str(H264_CRF), "-movflags", "+faststart"),
-        *("-f", "mp4", str(path)),
-    ]
-    try:
-        # `run` kills the child when anything is raised meanwhile, and waits for it.
-        done = subprocess.run(
-            command, input=frames.tobytes(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
-        )
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    if done.returncode != 0:
-        path.unlink(missing_ok=True)
-        said = done.stderr.decode(errors="replace").strip()[-500:]
-        raise EncodingError(f"ffmpeg ended with {done.returncode}: {said or 'no message'}")
+    write_mp4(path, frames.tobytes(), width=width, height=height, fps=fps)
 
 
 def encode_frames(frames: VideoFrames, frames_format: FramesFormat, directory: Path) -> list[Path]:
