@@ -64,9 +64,10 @@ class Client:
             path = f"{path}?{urlencode({name: str(value) for name, value in query.items()})}"
         return self._json("GET", path, **options)
 
-    def post(self, path: str, body: Any = None) -> Any:
+    def post(self, path: str, body: Any = None, *, idempotency_key: str | None = None) -> Any:
         """POST JSON. Not repeated when the connection breaks: it may have been done."""
-        return self._json("POST", path, json=body)
+        headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+        return self._json("POST", path, json=body, headers=headers)
 
     def post_form(self, path: str, fields: Fields, idempotency_key: str) -> Any:
         """POST a multipart form; repeated when the connection breaks, since the key makes that safe."""

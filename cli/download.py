@@ -75,14 +75,25 @@ def download_file(client: Client, file: dict[str, Any], target: Path) -> Path:
     Raises:
         CommandError: it cannot be written, or what came is not what the job promised.
     """
+    with progress_bar(standard_error(), of_bytes=True) as progress:
+        task = progress.add_task(target.name, total=file["size_bytes"])
+        return fetch_file(client, file, target, lambda size: progress.advance(task, size))
+
+
+def fetch_file(
+    client: Client, file: dict[str, Any], target: Path, advance: Callable[[int], None] = lambda size: None
+) -> Path:
+    """The same, without a bar.
+
+    Args:
+        advance: gets the number of bytes of each piece that has come.
+    """
     # The path alone: links carry ANIMATIC_PUBLIC_URL, which need not be how we reach the service.
     path = urlsplit(file["url"]).path
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with progress_bar(standard_error(), of_bytes=True) as progress:
-            task = progress.add_task(target.name, total=file["size_bytes"])
-            _fetch(client, path, file, partial, lambda size: progress.advance(task, size))
+        _fetch(client, path, file, partial, advance)
         partial.replace(target)
     except OSError as error:
         raise CommandError(f"{target} cannot be written: {error.strerror}") from None

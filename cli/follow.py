@@ -15,6 +15,7 @@ from urllib3.util import Timeout
 
 from cli.client import ApiError, Client, ConnectionFailedError, path_to
 from cli.failure import CommandError
+from cli.patience import OUTAGE_LIMIT_S
 from shared.exit_codes import ExitCode
 from shared.states import JobStatus
 
@@ -22,8 +23,6 @@ from shared.states import JobStatus
 _SILENCE_S = 45.0
 _LONG_POLL_S = 2.0
 _POLL_MIN_S = 0.5
-#: how long the service may be away, as when it restarts, before we give up.
-_OUTAGE_LIMIT_S = 60.0
 _STREAMS_MAX = 3
 
 Job = dict[str, Any]
@@ -78,7 +77,7 @@ class _Follower:
                         raise
                     streams_tried = _STREAMS_MAX
                 # Else: restarting, or (429, 503) too many streams are open.
-                if time.monotonic() - self._last_contact > _OUTAGE_LIMIT_S:
+                if time.monotonic() - self._last_contact > OUTAGE_LIMIT_S:
                     raise
                 failures += 1
             streams_tried += 1

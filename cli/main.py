@@ -24,6 +24,8 @@ _COMMANDS = {
     "download": ("cli.download:download", "Download a job's video, frames and manifest."),
     "cancel": ("cli.jobs:cancel", "Cancel jobs."),
     "delete": ("cli.jobs:delete", "Delete jobs and their files."),
+    "sweep": ("cli.experiments.sweep:sweep", "Submit an experiment: photos at lists of values, compared."),
+    "experiments": ("cli.experiments.commands:experiments", "List, show and steer experiments."),
     "deliveries": ("cli.deliveries:deliveries", "List the webhook deliveries of a job."),
     "redeliver": ("cli.deliveries:redeliver", "Send a webhook again."),
     "keys": ("cli.keys:keys", "Create, list and revoke API keys."),

@@ -14,8 +14,14 @@ from annotated_types import Ge, Le
 from shared.params import GenerationOptions
 
 
-def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """One option per field of `GenerationOptions`, so that none is ever forgotten."""
+def generation_options(
+    command: Callable[..., Any], wrap: Callable[[click.ParamType[Any]], click.ParamType[Any]] = lambda kind: kind
+) -> Callable[..., Any]:
+    """One option per field of `GenerationOptions`, so that none is ever forgotten.
+
+    Args:
+        wrap: makes the option's type out of the type of one value.
+    """
     for name, field in reversed(GenerationOptions.model_fields.items()):
         annotation = _without_none(field.annotation)
         constraints, description = [*field.metadata], field.description
@@ -25,7 +31,7 @@ def generation_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 constraints += getattr(item, "metadata", [item])
                 description = description or getattr(item, "description", None)
         option = click.option(
-            f"--{name.replace('_', '-')}", name, type=_option_type(annotation, constraints), help=description
+            f"--{name.replace('_', '-')}", name, type=wrap(_option_type(annotation, constraints)), help=description
         )
         command = option(command)
     return command

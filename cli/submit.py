@@ -60,7 +60,7 @@ def submit(
         name: str(value) for name, value in parameters.items() if value is not None
     }
     if labels:
-        fields["labels"] = json.dumps(dict(_parse_label(label) for label in labels))
+        fields["labels"] = json.dumps(dict(parse_label(label) for label in labels))
     job = create_job(client, image, fields, idempotency_key)
     for warning in job["warnings"]:
         note(f"warning: {warning}")
@@ -92,12 +92,13 @@ def create_job(client: Client, image: str, fields: Fields, idempotency_key: str 
     if image.startswith(("http://", "https://", "data:")):
         source = {"image_url": image}
     else:
-        source = {"image": (Path(image).name, _read_image(image), "application/octet-stream")}
+        source = {"image": (Path(image).name, read_image(image), "application/octet-stream")}
     job: dict[str, Any] = client.post_form(path_to("jobs"), {**source, **fields}, idempotency_key or str(uuid.uuid4()))
     return job
 
 
-def _read_image(path: str) -> bytes:
+def read_image(path: str) -> bytes:
+    """The bytes of a file, or of standard input for `-`."""
     try:
         with click.open_file(path, "rb") as file:
             data: bytes = file.read()
@@ -106,7 +107,8 @@ def _read_image(path: str) -> bytes:
         raise click.BadParameter(f"{path} cannot be read: {error.strerror}", param_hint="IMAGE") from None
 
 
-def _parse_label(text: str) -> tuple[str, str]:
+def parse_label(text: str) -> tuple[str, str]:
+    """`NAME=VALUE` in its two parts."""
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise click.BadParameter(f"a label must be NAME=VALUE, got {text!r}", param_hint="--label")
