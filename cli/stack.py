@@ -138,6 +138,7 @@ class Stack:
         user.pop("ANIMATIC_BOOTSTRAP_API_KEY", None)
         ours = {
             "ANIMATIC_OBJECT_STORE": str(self.folder.path / "objects"),
+            "ANIMATIC_WANDB_DIR": str(self.folder.path / "wandb"),
             "ANIMATIC_PUBLIC_URL": self.place.url,
             "ANIMATIC_DRAIN_GRACE_S": f"{_DRAIN_GRACE_S:g}",
         }

@@ -6,7 +6,7 @@ RUN python -m venv /opt/animatic
 WORKDIR /src
 # First the dependencies alone: this layer is built anew only when one of these files changes.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN /opt/animatic/bin/pip install --constraint constraints.txt '.[api]'
+RUN /opt/animatic/bin/pip install --constraint constraints.txt '.[api,wandb]'
 COPY shared shared
 COPY api api
 COPY worker worker

@@ -191,6 +191,26 @@ class Settings(BaseSettings):
         86_400, ge=0, description="How long the secret before signs webhooks, too, after a rotation, s."
     )
 
+    # Weights & Biases
+    wandb_project: str = Field("animatic", description="Project for experiments that name none.")
+    wandb_entity: str | None = Field(
+        None, description="Team or user whose project it is, for experiments that name none; default: the key's own."
+    )
+    wandb_api_key: SecretStr | None = Field(
+        None, description="Key; default: `WANDB_API_KEY`, or what `wandb login` has left on the maintainer's machine."
+    )
+    wandb_mode: Literal["online", "offline"] | None = Field(
+        None, description="`offline` writes runs into `WANDB_DIR` for `wandb sync`; default: `WANDB_MODE`, else online."
+    )
+    wandb_dir: str = Field("./.animatic/wandb", description="Where maintainers write runs.")
+    wandb_timeout_s: float = Field(
+        600, gt=0, description="Time that one try of logging up to ten runs may take, s; then it is ended."
+    )
+    wandb_max_tries: int = Field(10, ge=1, description="Tries of logging an experiment; then it is given up.")
+    wandb_retry_s: float = Field(
+        60, gt=0, description="First pause before the next try, s; doubles each time, up to an hour."
+    )
+
     # What is kept
     retention_days: float | None = Field(
         None, gt=0, description="Days that the files of an ended job are kept; none: until it is deleted."

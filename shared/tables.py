@@ -244,6 +244,12 @@ class Experiment(Base):
     __tablename__ = "experiments"
     __table_args__ = (
         Index("experiments_tenant_created_idx", "tenant_id", text("created_at DESC"), text("id DESC")),
+        # What is to be logged to Weights & Biases.
+        Index(
+            "experiments_track_idx",
+            "wandb_next_try_at",
+            postgresql_where=text("wandb_status = 'pending' AND finished_at IS NOT NULL"),
+        ),
         # Among how many a tenant's share is divided.
         Index("experiments_open_idx", "tenant_id", "model", "priority", postgresql_where=text("finished_at IS NULL")),
     )
@@ -275,6 +281,12 @@ class Experiment(Base):
     wandb_status: Mapped[str | None]
     wandb_error: Mapped[str | None]
     wandb_urls: Mapped[list[str]] = mapped_column(default=list)
+    #: of the runs that were logged.
+    wandb_run_ids: Mapped[list[str]] = mapped_column(default=list, server_default=text("'[]'::jsonb"))
+    #: of this logging; the fence of who is at it.
+    wandb_tries: Mapped[int] = mapped_column(default=0, server_default=text("0"))
+    #: when to try next; while a try is under way, when to presume its maintainer dead.
+    wandb_next_try_at: Mapped[datetime] = mapped_column(server_default=_CLOCK)
 
     created_at: Mapped[datetime] = mapped_column(server_default=_CLOCK)
     finished_at: Mapped[datetime | None]

@@ -21,6 +21,7 @@ from worker.maintenance.deliver import Deliverer
 from worker.maintenance.erase import erase_deleted_jobs, forget_old_rows
 from worker.maintenance.reaper import Reaper
 from worker.maintenance.sweep import ring_for_deficit
+from worker.maintenance.track import track_experiments
 
 #: webhooks should not wait for the next round of everything else.
 _DELIVER_EVERY_S = 0.25
@@ -46,6 +47,7 @@ def maintain(settings: Settings, stopping: threading.Event) -> None:
         ("forget", 60.0, lambda: forget_old_rows(sessions, settings)),
         ("expire", _COLLECT_EVERY_S, lambda: expire_results(sessions, store, settings)),
         ("collect", _COLLECT_EVERY_S, lambda: collect_orphans(sessions, store, settings)),
+        ("track", settings.maintain_interval_s, lambda: track_experiments(sessions, store, settings, stopping)),
         ("deliver", min(_DELIVER_EVERY_S, settings.maintain_interval_s), deliverer.deliver_due),
     ]
     # Each kind in a thread of its own: a store or a Redis that hangs must not keep jobs from being reaped.

@@ -128,6 +128,8 @@ def retry_experiment(session: Session, owned: ColumnElement[bool], quotas: Quota
         .order_by(ExperimentCell.index)
     ).all()
     if not failed:
+        if experiment.wandb_status == "failed":
+            _track_anew(session, experiment)
         return experiment, 0
     usage = hold_usage(session, experiment.tenant_id, quotas, adding=len(failed))
     check_queue(usage, adding=len(failed))
@@ -136,10 +138,12 @@ def retry_experiment(session: Session, owned: ColumnElement[bool], quotas: Quota
     experiment = session.scalars(
         update(Experiment)
         .where(Experiment.id == experiment.id)
-        .values(finished_at=None, wandb_status=None if experiment.wandb is None else "pending")
+        .values(finished_at=None)
         .returning(Experiment)
         .execution_options(populate_existing=True)
     ).one()
+    if experiment.wandb is not None:
+        _track_anew(session, experiment)
     made = insert_cell_jobs(session, experiment, _again(session, [(cell, job) for cell, job in failed]))
     session.execute(
         update(ExperimentCell),
@@ -149,6 +153,17 @@ def retry_experiment(session: Session, owned: ColumnElement[bool], quotas: Quota
         ],
     )
     return experiment, len(made)
+
+
+def _track_anew(session: Session, experiment: Experiment) -> None:
+    """Log to Weights & Biases what is not logged yet; runs that are there stay."""
+    session.execute(
+        update(Experiment)
+        .where(Experiment.id == experiment.id)
+        .values(wandb_status="pending", wandb_error=None, wandb_tries=0, wandb_next_try_at=db_now())
+        .execution_options(synchronize_session=False)
+    )
+    session.refresh(experiment)
 
 
 def _again(session: Session, failed: Sequence[tuple[ExperimentCell, Job]]) -> list[CellJob]:
