@@ -120,9 +120,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=20, help="in the queue; 2 or more (default 20)")
     parser.add_argument("--models", default="double,tiny", help="default %(default)s")
     parser.add_argument("--rounds", type=int, default=1, help="of both modes, for each model (default 1)")
-    parser.add_argument("--steps", type=int, default=60, help="of a job of double, 50 ms each (default 60)")
+    parser.add_argument("--steps", type=int, default=100, help="of a job of double, 50 ms each (default 100)")
     parser.add_argument(
-        "--shape", default="14x256x448", help="frames, height and width of double (default %(default)s)"
+        "--shape", default="14x192x320", help="frames, height and width of double (default %(default)s)"
     )
     parser.add_argument("--result", type=Path, default=RESULT, help="where the JSON goes (default %(default)s)")
     return parser.parse_args()
@@ -131,35 +131,34 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     options = parse_arguments()
     frames, height, width = options.shape.split("x")
-    fields = {
-        "double": {
-            "num_frames": frames,
-            "height": height,
-            "width": width,
-            "num_inference_steps": str(options.steps),
-        }
-    }
-    runs: dict[str, dict[str, list[dict[str, float]]]] = {}
+    size = {"num_frames": frames, "height": height, "width": width, "num_inference_steps": str(options.steps)}
     with tempfile.TemporaryDirectory(prefix="animatic-bench-", ignore_cleanup_errors=True) as name:
         # Others may pass through: when we are root, Postgres runs as another user.
         folder = Path(name)
         folder.chmod(0o711)
         with open_service(folder) as site, site.running(site.program("maintainer", "worker.maintain"), ready=""):
             for model in options.models.split(","):
-                found = runs[model] = {mode: [] for mode in _MODES}
+                found: dict[str, list[dict[str, float]]] = {mode: [] for mode in _MODES}
                 for number in range(options.rounds):
                     for mode in list(_MODES) if number % 2 == 0 else reversed(list(_MODES)):
                         print(f"{model}, {mode}", file=sys.stderr, flush=True)
-                        measured = measure(site, model, fields.get(model, {}), options.jobs, _MODES[mode])
-                        found[mode].append(summarize(measured))
-    result = {
-        "command": f"python -m bench.worker_throughput --jobs {options.jobs} --models {options.models} "
-        f"--rounds {options.rounds} --steps {options.steps} --shape {options.shape}",
+                        fields = size if model == "double" else {}
+                        found[mode].append(summarize(measure(site, model, fields, options.jobs, _MODES[mode])))
+                _keep(options, model, found)
+
+
+def _keep(options: argparse.Namespace, model: str, found: dict[str, list[dict[str, float]]]) -> None:
+    """Write one model's part of the result, beside what others left there."""
+    kept = json.loads(options.result.read_text(encoding="utf-8")) if options.result.exists() else {}
+    size = f" --steps {options.steps} --shape {options.shape}" if model == "double" else ""
+    kept[model] = {
+        "command": f"python -m bench.worker_throughput --models {model} --jobs {options.jobs} "
+        f"--rounds {options.rounds}{size}",
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
-        "models": runs,
+        "rounds": found,
     }
-    options.result.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=2))
+    options.result.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps({model: kept[model]}, indent=2))
 
 
 if __name__ == "__main__":

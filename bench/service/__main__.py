@@ -46,7 +46,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=300, help="of one caller, for each endpoint (default 300)")
     parser.add_argument("--window", type=float, default=12, help="s of 8 callers at once, each endpoint (default 12)")
     parser.add_argument("--jobs", type=int, default=300, help="no-op jobs for each queue (default 300)")
-    parser.add_argument("--pickups", type=int, default=50, help="jobs for an idle worker, each; 3 or more (default 50)")
+    parser.add_argument("--pickups", type=int, default=50, help="jobs for an idle worker, each (default 50)")
     parser.add_argument("--rows", default="0,10000,1000000", help="ended jobs in the table (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=200, help="of each step at each number of rows (default 200)")
     parser.add_argument("--claimers", default="1,4,16", help="workers that claim at once (default %(default)s)")

@@ -172,7 +172,7 @@ def measure_life(queue: Queue, *, count: int) -> dict[str, float]:
 
 
 def measure_pickup(site: Site, *, count: int) -> dict[str, dict[str, float]]:
-    """From the accepted row to the job's start on an idle worker, with whole requests; then jobs that queue up.
+    """From the accepted row to the job's start on an idle worker, with whole requests.
 
     The service's worker is the real one, with the pipeline's double; its jobs make and store a small video.
     """
@@ -202,18 +202,9 @@ def measure_pickup(site: Site, *, count: int) -> dict[str, dict[str, float]]:
                 wait = pick_up(name, endpoint, ended)
                 if turn >= 2:  # the first ones open connections
                     waits[name].append(wait)
-        endpoint, ended = compared["Animatic"]
-        caller = endpoint.caller()
-        names = {endpoint.post(caller)["id"] for _ in range(count)}
-        caller.close()
-        times = _await(ended, names)
     engine.dispose()
-    runs = sorted(times[name] for name in names)
-    # The first may have met an idle worker.
-    gaps = [after[0] - before[1] for before, after in itertools.pairwise(runs)][1:]
     return {
-        "from 202 to start on an idle worker": {name: latencies(values)["p50_ms"] for name, values in waits.items()},
-        "gap between two queued jobs, real worker": {"Animatic": latencies(gaps)["p50_ms"]},
+        "from 202 to start on an idle worker": {name: latencies(values)["p50_ms"] for name, values in waits.items()}
     }
 
 
