@@ -71,6 +71,16 @@ def job(job_id: str) -> BaseResponse:
     return _render("job.html", title="Job")
 
 
+@pages.get("/experiments")
+def experiments() -> BaseResponse:
+    return _render("experiments.html", title="Experiments")
+
+
+@pages.get("/experiments/<string:experiment_id>")
+def experiment(experiment_id: str) -> BaseResponse:
+    return _render("experiment.html", title="Experiment")
+
+
 def parameter_groups() -> list[tuple[str, list[ParameterField]]]:
     """The form's groups, from the model that validates requests."""
     schema = GenerationParams.model_json_schema()

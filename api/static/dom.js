@@ -26,7 +26,11 @@ export function announce(text) {
 export const movesFreely = () => matchMedia("(prefers-reduced-motion: no-preference)").matches;
 
 export function bytes(count) {
-  for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) {
+  for (const [unit, size] of [
+    ["GB", 1e9],
+    ["MB", 1e6],
+    ["kB", 1e3],
+  ]) {
     if (count >= size) return `${(count / size).toFixed(count >= 10 * size ? 0 : 1)} ${unit}`;
   }
   return `${count} bytes`;

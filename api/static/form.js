@@ -96,7 +96,8 @@ export class ParameterForm {
     const { model } = this;
     if (!model) return;
     const workers = model.workers === 1 ? "1 worker" : `${model.workers} workers`;
-    $("model-help").textContent = `${model.title}. ${workers} ready, ${model.queued} waiting. Licence: ${model.licence}.`;
+    $("model-help").textContent =
+      `${model.title}. ${workers} ready, ${model.queued} waiting. Licence: ${model.licence}.`;
     for (const field of this.fields) {
       if (field.name === "num_frames") field.max = model.limits.max_num_frames;
       field.placeholder = field.name === "seed" ? "drawn" : String(this.#default(field.name));

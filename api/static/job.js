@@ -4,16 +4,10 @@ import { call, ConnectionLost } from "/static/api.js";
 import { $, announce, bytes, h, seconds, time } from "/static/dom.js";
 import { actions, badge, progress, sideBySide, standing, title } from "/static/job_view.js";
 import { isOver, LiveJobs } from "/static/live.js";
+import { measure, MEASURES, show as showMeasure } from "/static/measures.js";
 import "/static/page.js";
 
 const POLL_DELIVERY_MS = 3000;
-const UNITS = {
-  flow_px: "px per frame",
-  jerkiness_px: "px per frame²",
-  flicker: "levels of 255",
-  first_frame_ssim: "",
-  drift: "",
-};
 
 const id = location.pathname.split("/").pop();
 const base = `/v1/jobs/${encodeURIComponent(id)}`;
@@ -34,12 +28,23 @@ function show(job) {
   $("media").replaceChildren(sideBySide(job));
   const onChange = (changed) => (changed ? take(changed) : gone());
   $("actions").replaceChildren(actions(job, { onChange, onError: fail }));
-  $("params").replaceChildren(facts(parameters(job)), ...(job.warnings.length ? [h("ul", { class: "warnings" }, ...job.warnings.map((text) => h("li", {}, text)))] : []));
+  $("params").replaceChildren(
+    facts(parameters(job)),
+    ...(job.warnings.length ? [h("ul", { class: "warnings" }, ...job.warnings.map((text) => h("li", {}, text)))] : []),
+  );
   showMeasures(job);
   showFrames(job);
   showTimeline().catch(fail);
-  if (job.links.video) showManifest().catch(() => ($("timings").textContent = "The manifest cannot be read from here."));
-  else $("timings").replaceChildren(h("p", { class: "muted" }, isOver(job) ? "Only a job that has succeeded has a manifest." : "Known when the job has succeeded."));
+  if (job.links.video)
+    showManifest().catch(() => ($("timings").textContent = "The manifest cannot be read from here."));
+  else
+    $("timings").replaceChildren(
+      h(
+        "p",
+        { class: "muted" },
+        isOver(job) ? "Only a job that has succeeded has a manifest." : "Known when the job has succeeded.",
+      ),
+    );
   if (job.webhook_url) showDeliveries(job).catch(fail);
 }
 
@@ -58,12 +63,20 @@ function gone() {
   document.title = "No such job · Animatic";
   $("details").hidden = true;
   $("media").replaceChildren();
-  $("actions").replaceChildren(h("div", { class: "actions" }, h("a", { class: "button primary", href: "/" }, "Make a new one"), h("a", { class: "button quiet", href: "/jobs" }, "All jobs")));
+  $("actions").replaceChildren(
+    h(
+      "div",
+      { class: "actions" },
+      h("a", { class: "button primary", href: "/" }, "Make a new one"),
+      h("a", { class: "button quiet", href: "/jobs" }, "All jobs"),
+    ),
+  );
   $("title").textContent = "There is no such job";
   $("status").replaceChildren(h("p", {}, "It has been deleted, or it belongs to another key's owner."));
 }
 
-const facts = (pairs) => h("dl", { class: "facts" }, ...pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+const facts = (pairs) =>
+  h("dl", { class: "facts" }, ...pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 
 function parameters(job) {
   return [
@@ -77,9 +90,11 @@ function parameters(job) {
 }
 
 function showMeasures(job) {
-  const known = Object.entries(job.measures ?? {}).filter(([, value]) => typeof value === "number");
+  const known = Object.entries(MEASURES).filter(([name]) => measure(job, name) !== null);
   $("measures-panel").hidden = known.length === 0;
-  $("measures").replaceChildren(facts(known.map(([name, value]) => [name, `${value.toFixed(3)} ${UNITS[name] ?? ""}`])));
+  $("measures").replaceChildren(
+    facts(known.map(([name, { name: what, unit }]) => [`${what}, ${unit}`, showMeasure(measure(job, name))])),
+  );
 }
 
 function showFrames(job) {
@@ -87,7 +102,19 @@ function showFrames(job) {
   $("frames-panel").hidden = frames.length === 0;
   $("frames").replaceChildren(
     ...frames.map((frame, number) =>
-      h("li", {}, h("a", { href: `${base}/frames/${number}`, download: "" }, h("img", { src: `${base}/frames/${number}`, alt: `Frame ${number}, ${bytes(frame.size_bytes)}`, loading: "lazy" }))),
+      h(
+        "li",
+        {},
+        h(
+          "a",
+          { href: `${base}/frames/${number}`, download: "" },
+          h("img", {
+            src: `${base}/frames/${number}`,
+            alt: `Frame ${number}, ${bytes(frame.size_bytes)}`,
+            loading: "lazy",
+          }),
+        ),
+      ),
     ),
   );
   if (location.hash === "#frames" && frames.length) $("frames-panel").scrollIntoView();
@@ -97,10 +124,32 @@ async function showTimeline() {
   const { events, attempts } = await call("GET", `${base}/timeline`);
   const begin = Date.parse(events[0]?.at);
   $("timeline").replaceChildren(
-    h("ol", { class: "timeline" }, ...events.map((event) => h("li", {}, h("span", { class: `badge ${event.status}` }, event.status), ` ${event.reason.replaceAll("_", " ")} `, h("span", { class: "muted small" }, `+${seconds((Date.parse(event.at) - begin) / 1000)}${event.attempt ? `, attempt ${event.attempt}` : ""}`)))),
+    h(
+      "ol",
+      { class: "timeline" },
+      ...events.map((event) =>
+        h(
+          "li",
+          {},
+          h("span", { class: `badge ${event.status}` }, event.status),
+          ` ${event.reason.replaceAll("_", " ")} `,
+          h(
+            "span",
+            { class: "muted small" },
+            `+${seconds((Date.parse(event.at) - begin) / 1000)}${event.attempt ? `, attempt ${event.attempt}` : ""}`,
+          ),
+        ),
+      ),
+    ),
     ...attempts
       .filter((attempt) => attempt.error || attempts.length > 1)
-      .map((attempt) => h("p", { class: "small" }, `Attempt ${attempt.attempt}: ${attempt.outcome ?? "under way"}${attempt.error ? `, ${attempt.error.message}` : ""}`)),
+      .map((attempt) =>
+        h(
+          "p",
+          { class: "small" },
+          `Attempt ${attempt.attempt}: ${attempt.outcome ?? "under way"}${attempt.error ? `, ${attempt.error.message}` : ""}`,
+        ),
+      ),
   );
 }
 
@@ -112,12 +161,25 @@ async function showManifest() {
   const stages = Object.entries(manifest.timings_s).filter(([, took]) => took > 0);
   const total = stages.reduce((sum, [, took]) => sum + took, 0);
   $("timings").replaceChildren(
-    h("ul", { class: "bars" }, ...stages.map(([stage, took]) => {
-      const bar = h("span", { class: "bar" });
-      bar.style.width = `${(100 * took) / total}%`;
-      return h("li", {}, h("span", { class: "row small" }, h("span", {}, stage.replaceAll("_", " ")), h("span", {}, seconds(took))), h("span", { class: "bar-ground" }, bar));
-    })),
-    h("p", { class: "small muted" }, `${manifest.pipeline.engine} on ${manifest.pipeline.device}, ${manifest.pipeline.dtype}`),
+    h(
+      "ul",
+      { class: "bars" },
+      ...stages.map(([stage, took]) => {
+        const bar = h("span", { class: "bar" });
+        bar.style.width = `${(100 * took) / total}%`;
+        return h(
+          "li",
+          {},
+          h("span", { class: "row small" }, h("span", {}, stage.replaceAll("_", " ")), h("span", {}, seconds(took))),
+          h("span", { class: "bar-ground" }, bar),
+        );
+      }),
+    ),
+    h(
+      "p",
+      { class: "small muted" },
+      `${manifest.pipeline.engine} on ${manifest.pipeline.device}, ${manifest.pipeline.dtype}`,
+    ),
   );
 }
 
@@ -126,9 +188,12 @@ async function showDeliveries(job) {
   $("webhook-panel").hidden = false;
   $("webhook").replaceChildren(
     h("p", { class: "small" }, h("code", {}, job.webhook_url)),
-    ...(data.length ? data.map((delivery) => showDelivery(job, delivery)) : [h("p", { class: "muted" }, "Nothing has been sent: the job is not over.")]),
+    ...(data.length
+      ? data.map((delivery) => showDelivery(job, delivery))
+      : [h("p", { class: "muted" }, "Nothing has been sent: the job is not over.")]),
   );
-  if (data.some((delivery) => delivery.status === "pending")) setTimeout(() => showDeliveries(job).catch(fail), POLL_DELIVERY_MS);
+  if (data.some((delivery) => delivery.status === "pending"))
+    setTimeout(() => showDeliveries(job).catch(fail), POLL_DELIVERY_MS);
 }
 
 function showDelivery(job, delivery) {
@@ -144,10 +209,21 @@ function showDelivery(job, delivery) {
   return h(
     "div",
     { class: "card", "data-delivery": delivery.status },
-    h("div", { class: "row" }, h("strong", {}, delivery.event_type), h("span", { class: `badge ${{ delivered: "succeeded", pending: "running" }[delivery.status] ?? "failed"}` }, delivery.status)),
+    h(
+      "div",
+      { class: "row" },
+      h("strong", {}, delivery.event_type),
+      h(
+        "span",
+        { class: `badge ${{ delivered: "succeeded", pending: "running" }[delivery.status] ?? "failed"}` },
+        delivery.status,
+      ),
+    ),
     h("p", { class: "small" }, `${delivery.tries} ${delivery.tries === 1 ? "try" : "tries"}${answer}`),
     delivery.last_error && h("p", { class: "small error" }, delivery.last_error),
-    delivery.next_try_at && delivery.status === "pending" && h("p", { class: "small muted" }, "next try ", time(delivery.next_try_at)),
+    delivery.next_try_at &&
+      delivery.status === "pending" &&
+      h("p", { class: "small muted" }, "next try ", time(delivery.next_try_at)),
     delivery.status !== "pending" && h("button", { type: "button", class: "quiet", click: again }, "Send again"),
   );
 }

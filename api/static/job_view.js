@@ -22,14 +22,20 @@ export function standing(job, usualS = null) {
   switch (job.status) {
     case "queued":
       if (job.queue_position === null) return `Waiting${about}`;
-      return job.queue_position === 0 ? `Next in the queue${about}` : `${job.queue_position} before it in the queue${about}`;
+      return job.queue_position === 0
+        ? `Next in the queue${about}`
+        : `${job.queue_position} before it in the queue${about}`;
     case "running": {
       if (!job.progress) return "Starting";
       const { phase, step, total_steps: total } = job.progress;
-      return phase === "denoise" ? `Step ${step} of ${total}${about}` : `${phase[0].toUpperCase()}${phase.slice(1)}${about}`;
+      return phase === "denoise"
+        ? `Step ${step} of ${total}${about}`
+        : `${phase[0].toUpperCase()}${phase.slice(1)}${about}`;
     }
     case "succeeded":
-      return job.expired_at ? "Its files are no longer kept" : `Took ${seconds((Date.parse(job.finished_at) - Date.parse(job.started_at)) / 1000)}`;
+      return job.expired_at
+        ? "Its files are no longer kept"
+        : `Took ${seconds((Date.parse(job.finished_at) - Date.parse(job.started_at)) / 1000)}`;
     case "failed":
       return job.error?.message ?? "Failed";
     default:
@@ -46,7 +52,11 @@ export function progress(job) {
 /** A job in a list; `onChoose` makes it a button, otherwise it links to its page. */
 export function card(job, { onChoose, isChosen = false, usualS = null } = {}) {
   const head = onChoose
-    ? h("button", { type: "button", class: "link", "aria-pressed": String(isChosen), click: () => onChoose(job) }, title(job))
+    ? h(
+        "button",
+        { type: "button", class: "link", "aria-pressed": String(isChosen), click: () => onChoose(job) },
+        title(job),
+      )
     : h("a", { href: `/jobs/${job.id}` }, title(job));
   return h(
     "li",
@@ -61,15 +71,27 @@ export function card(job, { onChoose, isChosen = false, usualS = null } = {}) {
 /** The image and, when there is one, the video beside it. */
 export function sideBySide(job) {
   const { width, height, resize_mode: mode } = job.params;
-  const picture = job.input_id && h("img", { src: `/v1/inputs/${job.input_id}/image`, alt: "The image that the video starts from" });
+  const picture =
+    job.input_id && h("img", { src: `/v1/inputs/${job.input_id}/image`, alt: "The image that the video starts from" });
   if (picture) {
     picture.style.objectFit = FITS[mode];
     picture.style.aspectRatio = `${width} / ${height}`;
   }
-  const image = picture ? h("figure", {}, picture, h("figcaption", {}, `Image, ${width} × ${height} px, ${mode}`)) : null;
-  const video = job.links.video ? h("figure", {}, clip(job.id, { label: `Video of ${title(job)}` }), h("figcaption", {}, `Video, ${job.result.num_frames} frames, ${job.result.duration_s.toFixed(1)} s`)) : null;
+  const image = picture
+    ? h("figure", {}, picture, h("figcaption", {}, `Image, ${width} × ${height} px, ${mode}`))
+    : null;
+  const video = job.links.video
+    ? h(
+        "figure",
+        {},
+        clip(job.id, { label: `Video of ${title(job)}` }),
+        h("figcaption", {}, `Video, ${job.result.num_frames} frames, ${job.result.duration_s.toFixed(1)} s`),
+      )
+    : null;
   for (const media of [image?.firstChild, video?.firstChild]) {
-    media?.addEventListener("error", () => media.replaceWith(h("p", { class: "empty" }, "This file cannot be shown; it may be no longer kept.")));
+    media?.addEventListener("error", () =>
+      media.replaceWith(h("p", { class: "empty" }, "This file cannot be shown; it may be no longer kept.")),
+    );
   }
   return h("div", { class: "side-by-side" }, image, video);
 }
@@ -94,7 +116,8 @@ export function actions(job, { onChange, onError }) {
   return h(
     "div",
     { class: "actions" },
-    job.links.video && h("a", { class: "button primary", href: `${base}/video`, download: `${job.id}.mp4` }, "Download MP4"),
+    job.links.video &&
+      h("a", { class: "button primary", href: `${base}/video`, download: `${job.id}.mp4` }, "Download MP4"),
     job.links.video && link("Manifest", `${base}/manifest`, `${job.id}.json`),
     job.result?.frames.length ? link(`Frames (${job.result.frames.length})`, `/jobs/${job.id}#frames`) : null,
     !isOver(job) && !job.cancel_requested_at && button("Cancel", run("POST", `${base}/cancel`)),
@@ -120,7 +143,9 @@ export function asCurl(job) {
 
 /** The same for the command line, which takes the photo itself. */
 export function asCommand(job) {
-  const options = Object.entries(job.params).map(([name, value]) => `--${name.replaceAll("_", "-")} ${quote(String(value))}`);
+  const options = Object.entries(job.params).map(
+    ([name, value]) => `--${name.replaceAll("_", "-")} ${quote(String(value))}`,
+  );
   const photo = quote(job.labels.name ?? "photo.jpg");
   return `animatic submit ${photo} --url ${location.origin} --model ${job.model} --wait -o video.mp4 \\\n  ${options.join(" ")}`;
 }

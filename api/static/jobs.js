@@ -38,7 +38,9 @@ async function refresh() {
     }
     show();
   } catch (problem) {
-    $("label-error").textContent = problem.errors?.length ? problem.errors.map(({ message }) => message).join(" ") : problem.message;
+    $("label-error").textContent = problem.errors?.length
+      ? problem.errors.map(({ message }) => message).join(" ")
+      : problem.message;
     if (!jobs.length) $("tiles").replaceChildren(h("li", { class: "empty" }, "Jobs cannot be shown now."));
   }
 }
@@ -98,13 +100,26 @@ function makeTile(job) {
     "li",
     { class: "tile panel", "data-job": job.id, "data-status": job.status },
     h("a", { class: "thumb", href: `/jobs/${job.id}`, tabindex: "-1", "aria-hidden": "true" }, thumb(job)),
-    h("div", { class: "tile-text" }, h("div", { class: "row" }, h("label", { class: "choose" }, choose), h("a", { href: `/jobs/${job.id}` }, title(job))), h("p", { class: "row small muted" }, h("span", {}, standing(job, usual(jobs, job.model))), badge(job)), progress(job)),
+    h(
+      "div",
+      { class: "tile-text" },
+      h(
+        "div",
+        { class: "row" },
+        h("label", { class: "choose" }, choose),
+        h("a", { href: `/jobs/${job.id}` }, title(job)),
+      ),
+      h("p", { class: "row small muted" }, h("span", {}, standing(job, usual(jobs, job.model))), badge(job)),
+      progress(job),
+    ),
   );
 }
 
 function thumb(job) {
   if (!job.links.video) {
-    return job.input_id ? h("img", { src: `/v1/inputs/${job.input_id}/image`, alt: "", loading: "lazy" }) : h("span", {}, job.status);
+    return job.input_id
+      ? h("img", { src: `/v1/inputs/${job.input_id}/image`, alt: "", loading: "lazy" })
+      : h("span", {}, job.status);
   }
   const video = clip(job.id, { controls: false, plays: false, label: "" });
   video.addEventListener("mouseenter", () => movesFreely() && video.play().catch(() => {}));
@@ -125,7 +140,8 @@ async function forChosen(method, path, fits, done) {
   const results = await Promise.allSettled(wanted.map((job) => call(method, `/v1/jobs/${job.id}${path}`)));
   // Ended, or gone, in the meantime: that is what was wanted.
   const refused = results.filter(({ reason }) => reason && ![404, 409].includes(reason.status));
-  if (refused.length) $("bulk-error").textContent = `${refused.length} of ${wanted.length}: ${refused[0].reason.message}`;
+  if (refused.length)
+    $("bulk-error").textContent = `${refused.length} of ${wanted.length}: ${refused[0].reason.message}`;
   else announce(`${wanted.length} ${done}`);
   await refresh();
 }
@@ -154,7 +170,13 @@ async function showQueue() {
   const [models, workers] = await Promise.all([call("GET", "/v1/models"), call("GET", "/v1/workers")]);
   $("queue").replaceChildren(
     ...models.data.map((model) =>
-      h("tr", {}, h("th", { scope: "row" }, model.id), h("td", {}, String(model.queued)), h("td", {}, model.workers ? String(model.workers) : h("span", { class: "muted" }, "none"))),
+      h(
+        "tr",
+        {},
+        h("th", { scope: "row" }, model.id),
+        h("td", {}, String(model.queued)),
+        h("td", {}, model.workers ? String(model.workers) : h("span", { class: "muted" }, "none")),
+      ),
     ),
   );
   const choices = filters.elements.namedItem("model");
@@ -163,12 +185,20 @@ async function showQueue() {
     h(
       "li",
       { class: "card" },
-      h("div", { class: "row" }, h("strong", {}, worker.device ?? "device unknown"), h("span", { class: `badge ${worker.status === "busy" ? "running" : ""}` }, worker.status)),
+      h(
+        "div",
+        { class: "row" },
+        h("strong", {}, worker.device ?? "device unknown"),
+        h("span", { class: `badge ${worker.status === "busy" ? "running" : ""}` }, worker.status),
+      ),
       h("p", { class: "small muted" }, `${worker.model} · ${shortId(worker.id)}`),
-      worker.job_id && h("p", { class: "small" }, "works on ", h("a", { href: `/jobs/${worker.job_id}` }, shortId(worker.job_id))),
+      worker.job_id &&
+        h("p", { class: "small" }, "works on ", h("a", { href: `/jobs/${worker.job_id}` }, shortId(worker.job_id))),
     ),
   );
-  $("workers").replaceChildren(...(cards.length ? cards : [h("li", { class: "empty" }, "No worker is there: jobs wait until one starts.")]));
+  $("workers").replaceChildren(
+    ...(cards.length ? cards : [h("li", { class: "empty" }, "No worker is there: jobs wait until one starts.")]),
+  );
 }
 
 async function round() {

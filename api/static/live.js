@@ -92,7 +92,9 @@ export function estimate(job, usualS) {
     const elapsed = (Date.now() - Date.parse(job.started_at)) / 1000;
     return Math.max(0, elapsed / job.progress.fraction - elapsed);
   }
-  if (job.status === "queued" && usualS !== null) return ((job.queue_position ?? 0) + 1) * usualS;
+  // Lists do not tell the place in the queue.
+  if (job.status === "queued" && usualS !== null && job.queue_position !== null)
+    return (job.queue_position + 1) * usualS;
   return null;
 }
 

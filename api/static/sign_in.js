@@ -37,5 +37,8 @@ if (link) {
   signIn({ link });
 } else {
   // A link on another site brings no cookie along; this page's own requests do.
-  call("GET", "/v1/usage").then(() => location.replace(target()), () => $("key").focus());
+  call("GET", "/v1/usage").then(
+    () => location.replace(target()),
+    () => $("key").focus(),
+  );
 }

@@ -86,8 +86,17 @@ export class Sources {
         return h(
           "li",
           {},
-          h("button", { type: "button", class: "pick", "aria-pressed": String(index === this.chosen), click: choose }, picture, h("span", { class: "name" }, item.name)),
-          h("button", { type: "button", class: "remove", "aria-label": `Remove ${item.name}`, click: () => this.#remove(index) }, "×"),
+          h(
+            "button",
+            { type: "button", class: "pick", "aria-pressed": String(index === this.chosen), click: choose },
+            picture,
+            h("span", { class: "name" }, item.name),
+          ),
+          h(
+            "button",
+            { type: "button", class: "remove", "aria-label": `Remove ${item.name}`, click: () => this.#remove(index) },
+            "×",
+          ),
         );
       }),
     );
@@ -106,5 +115,6 @@ export function showCrop(item, params) {
   picture.onerror = () => (figure.hidden = true);
   frame.style.aspectRatio = `${params.width} / ${params.height}`;
   picture.style.objectFit = FITS[params.resize_mode];
-  figure.querySelector("figcaption").textContent = `Starts from this: ${params.width} × ${params.height} px, ${params.resize_mode}`;
+  figure.querySelector("figcaption").textContent =
+    `Starts from this: ${params.width} × ${params.height} px, ${params.resize_mode}`;
 }

@@ -6,6 +6,7 @@ import { ParameterForm } from "/static/form.js";
 import { actions, badge, card, progress, sideBySide, standing, title } from "/static/job_view.js";
 import { isOver, LiveJobs, usual } from "/static/live.js";
 import { showCrop, Sources } from "/static/sources.js";
+import { Sweep } from "/static/sweep.js";
 import "/static/page.js";
 
 const RECENT = 12;
@@ -18,11 +19,17 @@ let resolved = null;
 
 const live = new LiveJobs(takeJob, dropJob);
 const maxBytes = Number(document.querySelector(".studio").dataset.maxBodyBytes);
-const sources = new Sources(maxBytes, () => showCrop(sources.current, resolved));
+const sources = new Sources(maxBytes, () => {
+  showCrop(sources.current, resolved);
+  sweep.show();
+});
 const form = new ParameterForm($("studio"), (params) => {
   resolved = params;
   showCrop(sources.current, resolved);
 });
+
+const sweep = new Sweep(sources, form);
+if (query.has("sweep")) $("sweep").open = true;
 
 function takeJob(job) {
   const index = jobs.findIndex((known) => known.id === job.id);
@@ -51,16 +58,23 @@ function choose(job) {
 
 function showJobs() {
   const focused = document.activeElement?.closest("[data-job]")?.dataset.job;
-  const cards = jobs.slice(0, RECENT).map((job) =>
-    card(job, { onChoose: choose, isChosen: job.id === chosenId, usualS: usual(jobs, job.model) }),
+  const cards = jobs
+    .slice(0, RECENT)
+    .map((job) => card(job, { onChoose: choose, isChosen: job.id === chosenId, usualS: usual(jobs, job.model) }));
+  $("recent").replaceChildren(
+    ...(cards.length ? cards : [h("li", { class: "empty" }, "None yet: choose an image to make the first.")]),
   );
-  $("recent").replaceChildren(...(cards.length ? cards : [h("li", { class: "empty" }, "None yet: choose an image to make the first.")]));
   if (focused) document.querySelector(`#recent [data-job="${focused}"] button`)?.focus();
 }
 
 let staged = "";
 function showStage(job) {
-  const status = h("div", { id: "stage-status" }, h("p", {}, badge(job), " ", standing(job, usual(jobs, job.model))), progress(job));
+  const status = h(
+    "div",
+    { id: "stage-status" },
+    h("p", {}, badge(job), " ", standing(job, usual(jobs, job.model))),
+    progress(job),
+  );
   const state = `${job.id} ${job.status} ${job.cancel_requested_at} ${job.expired_at}`;
   // A playing video is not to start again at each step of another job.
   if (state === staged && $("stage-status")) return $("stage-status").replaceWith(status);

@@ -129,7 +129,7 @@ def look() -> Callable[..., None]:
             page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
             overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
             assert overflow <= 0, f"{name} is {overflow} px too wide at {width} px"
-            page.screenshot(path=SCREENSHOTS / f"{name}-{view}.png", full_page=True)
+            page.screenshot(path=SCREENSHOTS / f"{name}-{view}.png", full_page=True, animations="disabled")
             if theme not in judged:
                 judged.add(theme)
                 results = Axe().run(page)

@@ -10,7 +10,7 @@ from support import BOOTSTRAP_KEY, Service
 
 PATHS = [
     *("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/v1/jobs", "/v1/nothing", "/nothing", "/files/x"),
-    *("/", "/jobs", "/jobs/job_1", "/sign-in", "/session"),
+    *("/", "/jobs", "/jobs/job_1", "/experiments", "/sign-in", "/session"),
 ]
 
 

@@ -227,6 +227,7 @@ def test_every_route_by_every_scope_on_own_others_and_absent_ids(
 #: not in the document: they show nothing of a tenant but, on a page, the name of the key that is signed in.
 UNDOCUMENTED = {
     *("/", "/jobs", "/jobs/<string:job_id>", "/sign-in", "/session"),
+    *("/experiments", "/experiments/<string:experiment_id>"),
     *("/docs", "/docs/swagger/<path:name>", "/openapi.json", "/static/<path:filename>"),
     "/files/<path:key>",  # of whoever holds a URL that was signed
 }
