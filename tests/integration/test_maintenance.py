@@ -294,6 +294,9 @@ def test_erasing_takes_objects_content_and_pending_webhook_of_a_deleted_job(
 ) -> None:
     job_id = end_job_with_webhook("http://127.0.0.1:9/hook")
     assert list(store.list_keys("inputs/"))
+    with sessions.begin() as session:
+        session.execute(update(Job).values(measures={"flow_px": 1.0}))
+    assert client.get(f"/v1/jobs/{job_id}").json["measures"]["flow_px"] == 1
     client.delete(f"/v1/jobs/{job_id}")
     assert erase_deleted_jobs(sessions, store) == 1
     assert erase_deleted_jobs(sessions, store) == 0
