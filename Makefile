@@ -67,6 +67,7 @@ bench: setup ## the published numbers, into bench/results
 	$(BIN)/python -m bench.overhead
 	$(BIN)/python -m bench.service
 	$(BIN)/python -m bench.refusals
+	$(BIN)/python -m bench.worker_throughput
 
 train-tiny: setup ## train the embedded model from nothing: a quarter of an hour on one H200; PRESET=two-cores without a GPU
 	for stage in vae temporal-decoder unet; do $(BIN)/python -m training $$stage --preset $(PRESET) --run $(RUN) || exit; done
