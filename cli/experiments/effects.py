@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
@@ -27,6 +28,15 @@ class Effect:
     range: float
     #: Spearman's coefficient of value and measure, −1 to 1, of each series: one image, all other parameters equal.
     correlations: tuple[float, ...]
+    #: of each series: the value at which the measure is highest.
+    highest_at: tuple[Any, ...]
+
+    @property
+    def peak(self) -> Any | None:
+        """The value between others at which the measure is highest in every series, if there is one."""
+        peaks = set(self.highest_at)
+        ends = {min(self.means), max(self.means)} if self.means else set()
+        return peaks.pop() if len(peaks) == 1 and not peaks & ends else None
 
     @property
     def correlation(self) -> float | None:
@@ -62,15 +72,17 @@ def _find_effect(cells: Sequence[Cell], parameter: str, values: Sequence[Any], m
         others = tuple(one for name, one in cell.values.items() if name != parameter)
         blocks.setdefault((cell.image_index, *others), []).append((value, level))
     means = {value: fmean(levels) for value, levels in by_value.items() if levels}
-    correlations: tuple[float, ...] = ()
-    if parameter not in _WITHOUT_ORDER:
-        correlations = tuple(
-            rank_correlation([value for value, _ in block], [level for _, level in block])
-            for block in blocks.values()
-            if len(block) >= 3
-        )
-    spread = max(means.values()) - min(means.values()) if means else 0.0
-    return Effect(parameter, measure, means, spread, correlations)
+    series = [block for block in blocks.values() if len(block) >= 3 and parameter not in _WITHOUT_ORDER]
+    return Effect(
+        parameter,
+        measure,
+        means,
+        range=max(means.values()) - min(means.values()) if means else 0.0,
+        correlations=tuple(
+            rank_correlation([value for value, _ in block], [level for _, level in block]) for block in series
+        ),
+        highest_at=tuple(max(block, key=itemgetter(1))[0] for block in series),
+    )
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:

@@ -40,8 +40,9 @@ def describe(parameter: str, effects: Sequence[Effect]) -> str:
         return "One image: what moved may be that image's own."
     scope = f"in all {series} series (one image, all else equal)"
     agreed = [effect for effect in effects if effect.direction]
+    peaks = "".join(f"\n{effect.measure} was highest at {effect.peak} {scope}." for effect in effects if effect.peak)
     if not agreed:
-        return f"No measure followed {parameter} {scope}."
+        return f"No measure followed {parameter} {scope}.{peaks}"
     moved = ", ".join(
         f"{'more' if effect.direction > 0 else 'less'} {effect.measure} ({_first_and_last(effect)})"
         for effect in agreed

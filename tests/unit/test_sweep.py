@@ -168,6 +168,20 @@ def test_the_report_says_what_moved_and_what_that_is_worth() -> None:
     )
 
 
+def test_a_measure_that_rises_and_falls_has_a_peak_and_no_direction() -> None:
+    cells = [
+        cell(3 * image + number, image, {"motion_bucket_id": value}, flow_px=image + level)
+        for image in range(2)
+        for number, (value, level) in enumerate(((120, 0.1), (240, 0.9), (360, 0.4)))
+    ]
+    [flow] = effects = find_effects(cells, {"motion_bucket_id": [120, 240, 360]})
+    assert (flow.direction, flow.peak) == (0, 240)
+    assert describe("motion_bucket_id", effects) == (
+        "No measure followed motion_bucket_id in all 2 series (one image, all else equal).\n"
+        "flow_px was highest at 240 in all 2 series (one image, all else equal)."
+    )
+
+
 def test_a_seed_has_no_direction() -> None:
     cells = [cell(number, 0, {"seed": number}, flow_px=float(number)) for number in range(3)]
     [effect] = find_effects(cells, {"seed": [0, 1, 2]})
