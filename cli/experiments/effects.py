@@ -22,7 +22,7 @@ class Effect:
 
     parameter: str
     measure: str
-    #: the measure's mean for each value of the parameter, over everything else.
+    #: the measure's mean for each value of the parameter, over all series that have every value.
     means: dict[Any, float]
     #: of the means: largest − smallest, in the measure's unit.
     range: float
@@ -61,16 +61,16 @@ def find_effects(cells: Iterable[Cell], grid: Mapping[str, Sequence[Any]]) -> li
 
 
 def _find_effect(cells: Sequence[Cell], parameter: str, values: Sequence[Any], measure: str) -> Effect:
-    by_value: dict[Any, list[float]] = {value: [] for value in values}
     #: an image differs from another by more than a parameter does, so each is compared with itself only.
     blocks: dict[tuple[Any, ...], list[tuple[Any, float]]] = {}
     for cell in cells:
-        if measure not in cell.measures:
-            continue
-        value, level = cell.values[parameter], cell.measures[measure]
-        by_value[value].append(level)
-        others = tuple(one for name, one in cell.values.items() if name != parameter)
-        blocks.setdefault((cell.image_index, *others), []).append((value, level))
+        if measure in cell.measures:
+            others = tuple(one for name, one in cell.values.items() if name != parameter)
+            block = blocks.setdefault((cell.image_index, *others), [])
+            block.append((cell.values[parameter], cell.measures[measure]))
+    # Means over different images would differ by these, so those with a gap are left out where they can be.
+    complete = [block for block in blocks.values() if len(block) == len(values)] or list(blocks.values())
+    by_value = {value: [level for block in complete for one, level in block if one == value] for value in values}
     means = {value: fmean(levels) for value, levels in by_value.items() if levels}
     series = [block for block in blocks.values() if len(block) >= 3 and parameter not in _WITHOUT_ORDER]
     return Effect(

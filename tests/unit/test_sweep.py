@@ -189,6 +189,11 @@ def test_a_seed_has_no_direction() -> None:
     assert "no order" in describe("seed", [effect])
 
 
+def test_means_compare_only_images_that_have_all_values() -> None:
+    [flow, _] = find_effects(measured_grid()[:5], {"motion_bucket_id": [60, 120, 180]})
+    assert flow.means == pytest.approx({60: 0.6, 120: 1.2, 180: 1.8})
+
+
 def test_cells_without_a_measure_are_left_out_of_the_means() -> None:
     cells = [*measured_grid()[:2], cell(2, 0, {"motion_bucket_id": 180}, status="failed")]
     [flow, _] = find_effects(cells, {"motion_bucket_id": [60, 120, 180]})
