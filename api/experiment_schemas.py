@@ -64,7 +64,9 @@ class ExperimentRequest(BaseModel):
     webhook_url: str | None = Field(
         None, max_length=2048, description="Gets a signed POST (Standard Webhooks) when all cells have ended."
     )
-    reuse: Literal[False] = False
+    reuse: bool = Field(
+        False, description="Let a result that is there already stand for a cell that would come out the same."
+    )
     wandb: WandbRequest | None = Field(None, description="Log to Weights & Biases.")
 
     @model_validator(mode="before")

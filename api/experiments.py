@@ -92,7 +92,7 @@ def accept_experiment(request: ExperimentRequest, idempotency_key: str | None) -
     with transaction() as session:
         # Asked before the work, too.
         usage = own_usage(session)
-        check_queue(usage, adding=len(sources) * len(points))
+        check_queue(usage, adding=0 if request.reuse else len(sources) * len(points))
         check_storage(usage)
     # A request may bring many images: each counts as a request.
     require_rate(len(sources) - 1)
@@ -106,15 +106,21 @@ def accept_experiment(request: ExperimentRequest, idempotency_key: str | None) -
         base=base,
         points=points,
         labels=request.labels,
-        warnings=list(dict.fromkeys(warning for point in points for warning in point.warnings)),
+        warnings=_warnings(request, base, points),
         priority=request.priority,
         webhook_url=request.webhook_url,
-        reuse=request.reuse,
         wandb=None if request.wandb is None else request.wandb.model_dump(exclude_none=True),
     )
     try:
         with transaction() as session:
-            experiment = insert_experiment(session, new, quotas(), idempotency=idempotency)
+            experiment = insert_experiment(
+                session,
+                new,
+                quotas(),
+                public_url=app.settings.public_url,
+                reuse_of_s=app.settings.lease_s if request.reuse else None,
+                idempotency=idempotency,
+            )
             resource = show_experiment(session, experiment)
     except ConflictError:
         # Another request under the same key was first: its commit is what we waited for.
@@ -127,7 +133,7 @@ def accept_experiment(request: ExperimentRequest, idempotency_key: str | None) -
         discard_images(taken)
         raise
     # Accepted, whether or not anybody hears this.
-    ring_for(experiment, len(taken) * len(points))
+    ring_for(experiment, resource.counts.queued)
     return resource, False
 
 
@@ -182,6 +188,13 @@ def _point(values: dict[str, Any], base: dict[str, Any], entry: ModelEntry) -> P
             problem = str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
         raise InvalidInputError(f"the cell of {cell} is not possible: {problem}", field="grid") from None
     return Point(params, off_distribution(params, entry))
+
+
+def _warnings(request: ExperimentRequest, base: dict[str, Any], points: Sequence[Point]) -> list[str]:
+    warnings = dict.fromkeys(warning for point in points for warning in point.warnings)
+    if request.reuse and request.base.seed is None and "seed" in base:
+        warnings["reuse finds nothing where the seed is drawn: give a seed"] = None
+    return list(warnings)
 
 
 def _take_images(sources: Sequence[ImageSource]) -> list[TakenImage]:

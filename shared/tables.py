@@ -218,7 +218,7 @@ class Job(Base):
     losses: Mapped[int] = mapped_column(default=0)
     transient_failures: Mapped[int] = mapped_column(default=0)
 
-    #: `{video, frames, manifest, …}` of the winning attempt.
+    #: `{video, frames, manifest, made_with, …}` of the winning attempt.
     result: Mapped[dict[str, Any] | None]
     #: `Measures` of the video; they stay when its files are gone.
     measures: Mapped[dict[str, Any] | None]
@@ -417,6 +417,9 @@ class Worker(Base):
     hostname: Mapped[str]
     pid: Mapped[int]
     model: Mapped[str]
+    #: of the weights, and the engine tier: what its results have in common.
+    revision: Mapped[str | None]
+    engine: Mapped[str | None]
     device: Mapped[str | None]
     #: the pipeline is loaded.
     ready: Mapped[bool] = mapped_column(default=False)

@@ -66,7 +66,7 @@ def finish_attempt(attempt: Attempt, generation: Generation, info: PipelineInfo)
     # Last: where there is a manifest, everything it names is there too.
     _upload(attempt, path.name, path, "application/json")
     attempt.lease.progress(Phase.FINISH)
-    _commit(attempt, _result(attempt, generation, [*files, describe_file(path, path.name)]), measures)
+    _commit(attempt, _result(attempt, generation, info, [*files, describe_file(path, path.name)]), measures)
 
 
 def _measure(attempt: Attempt, generation: Generation) -> Measures:
@@ -116,7 +116,7 @@ def _upload(attempt: Attempt, name: str, path: Path, media_type: str) -> None:
         pause_s = min(2 * pause_s, _UPLOAD_PAUSE_MAX_S)
 
 
-def _result(attempt: Attempt, generation: Generation, files: list[ManifestFile]) -> dict[str, Any]:
+def _result(attempt: Attempt, generation: Generation, info: PipelineInfo, files: list[ManifestFile]) -> dict[str, Any]:
     def stored(file: ManifestFile) -> dict[str, Any]:
         return {"key": attempt.prefix + file.name, **file.model_dump(exclude={"name"})}
 
@@ -129,6 +129,12 @@ def _result(attempt: Attempt, generation: Generation, files: list[ManifestFile])
         "width": width,
         "height": height,
         "duration_s": round(num_frames / attempt.claim.params.playback_fps, 3),
+        # The manifest has it all; this is what decides whether an experiment may use the result again.
+        "made_with": {
+            "revision": info.revision,
+            "engine": info.engine,
+            "decode_chunk_size": generation.decode_chunk_size,
+        },
     }
 
 

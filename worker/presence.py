@@ -18,6 +18,7 @@ from shared.errors import DatabaseError
 from shared.jobs.stop import wake_holder
 from shared.tables import Worker
 from worker.busy import BusyTime
+from worker.pipeline import PipelineInfo
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class Presence:
     """Says "I am here" every few seconds, from a thread of its own."""
 
     def __init__(
-        self, sessions: Sessions, worker_id: UUID, *, model: str, device: str, busy: BusyTime, every_s: float
+        self, sessions: Sessions, worker_id: UUID, *, model: str, info: PipelineInfo, busy: BusyTime, every_s: float
     ) -> None:
         self._sessions = sessions
         self._busy = busy
@@ -35,7 +36,9 @@ class Presence:
             "hostname": socket.gethostname(),
             "pid": os.getpid(),
             "model": model,
-            "device": device,
+            "revision": info.revision,
+            "engine": info.engine,
+            "device": info.device,
             "ready": True,
         }
         self._every_s = every_s

@@ -78,7 +78,7 @@ def _load() -> None:
         sessions,
         worker_id,
         model=entry.name,
-        device=pipeline.info.device,
+        info=pipeline.info,
         busy=_Process.generator.busy,
         every_s=settings.heartbeat_s,
     )

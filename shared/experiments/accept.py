@@ -10,7 +10,9 @@ from uuid import UUID
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
+from shared.experiments.finish import finish_if_ended
 from shared.experiments.grid import Axes, cell_id
+from shared.experiments.reuse import content_of, find_results
 from shared.idempotency import find_key, take_key
 from shared.ids import new_id, show_id
 from shared.jobs.accept import lock_input
@@ -47,16 +49,15 @@ class NewExperiment:
     warnings: list[str] = field(default_factory=list)
     priority: int = 0
     webhook_url: str | None = None
-    reuse: bool = False
     wandb: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
-class CellJob:
-    """A job that is to be made for a cell."""
+class NewCell:
+    """What the job of a cell is to be of."""
 
     index: int
-    input_id: UUID
+    image: Input
     params: dict[str, Any]
     warnings: list[str]
 
@@ -74,12 +75,19 @@ def find_by_idempotency_key(
 
 
 def insert_experiment(
-    session: Session, new: NewExperiment, quotas: Quotas, *, idempotency: tuple[str, bytes] | None = None
+    session: Session,
+    new: NewExperiment,
+    quotas: Quotas,
+    *,
+    public_url: str,
+    reuse_of_s: float | None = None,
+    idempotency: tuple[str, bytes] | None = None,
 ) -> Experiment:
-    """Write the experiment, the images that are new, a job for each cell, their events and the idempotency key.
+    """Write the experiment, the images that are new, its cells, a job for each, their events and the idempotency key.
 
     Args:
         quotas: of a tenant that has none of its own.
+        reuse_of_s: how long a worker may have been silent for its results to be reused; None: reuse nothing.
 
     Raises:
         RateLimitedError: the tenant would have too many queued jobs.
@@ -87,9 +95,15 @@ def insert_experiment(
         NotFoundError: an image was erased a moment ago.
         ConflictError: another request took the idempotency key at the same moment.
     """
-    adding = len(new.images) * len(new.points)
-    usage = hold_usage(session, new.tenant_id, quotas, adding=adding)
-    check_queue(usage, adding=adding)
+    cells = [
+        NewCell(number * len(new.points) + place, image, point.params.model_dump(mode="json"), point.warnings)
+        for number, (_, image) in enumerate(new.images)
+        for place, point in enumerate(new.points)
+    ]
+    reused = {} if reuse_of_s is None else _find_results(session, new, cells, seen_s=reuse_of_s)
+    wanted = [cell for cell in cells if cell.index not in reused]
+    usage = hold_usage(session, new.tenant_id, quotas, adding=len(wanted))
+    check_queue(usage, adding=len(wanted))
     fresh = [image for _, image in new.images if lock_input(session, image.id) is None]
     check_storage(usage, adding_bytes=sum(image.size_bytes for image in fresh))
     session.add_all(fresh)
@@ -105,18 +119,13 @@ def insert_experiment(
         warnings=new.warnings,
         webhook_url=new.webhook_url,
         priority=new.priority,
-        reuse=new.reuse,
+        reuse=reuse_of_s is not None,
         wandb=new.wandb,
         wandb_status=None if new.wandb is None else "pending",
     )
     session.add(experiment)
     session.flush()
-    wanted = [
-        CellJob(number * len(new.points) + place, image.id, point.params.model_dump(mode="json"), point.warnings)
-        for number, (_, image) in enumerate(new.images)
-        for place, point in enumerate(new.points)
-    ]
-    jobs = insert_cell_jobs(session, experiment, wanted)
+    made = dict(zip((cell.index for cell in wanted), insert_cell_jobs(session, experiment, wanted), strict=True))
     session.execute(
         insert(ExperimentCell),
         [
@@ -124,22 +133,45 @@ def insert_experiment(
                 "id": cell_id(experiment.id, cell.index),
                 "experiment_id": experiment.id,
                 "index": cell.index,
-                "job_id": job_id,
+                "job_id": made.get(cell.index) or reused[cell.index],
+                "reused": cell.index in reused,
+                "tries": int(cell.index in made),
             }
-            for cell, job_id in zip(wanted, jobs, strict=True)
+            for cell in cells
         ],
     )
     if idempotency is not None:
         take_key(session, new.tenant_id, *idempotency, experiment_id=experiment.id)
+    if not wanted:
+        finish_if_ended(session, experiment.id, public_url=public_url)
     session.refresh(experiment)
     return experiment
 
 
-def insert_cell_jobs(session: Session, experiment: Experiment, wanted: Sequence[CellJob]) -> list[UUID]:
-    """Write a job for each of these cells, at least one, in a few statements however many they are.
+def _find_results(session: Session, new: NewExperiment, cells: Sequence[NewCell], *, seen_s: float) -> dict[int, UUID]:
+    """The jobs that may stand for cells, by the cell's index."""
+    results = find_results(
+        session,
+        new.tenant_id,
+        new.model,
+        {image.sha256 for _, image in new.images},
+        [point.params.model_dump(mode="json") for point in new.points],
+        seen_s=seen_s,
+    )
+    return {
+        cell.index: results[content]
+        for cell in cells
+        if (content := content_of(cell.image.sha256, cell.params)) in results
+    }
+
+
+def insert_cell_jobs(session: Session, experiment: Experiment, wanted: Sequence[NewCell]) -> list[UUID]:
+    """Write a job for each of these cells, in a few statements however many they are.
 
     They go to the queue in this order, behind what the experiment has there already.
     """
+    if not wanted:
+        return []
     start, step = experiment_ranks(session, experiment)
     ids = [new_id() for _ in wanted]
     session.execute(
@@ -153,7 +185,7 @@ def insert_cell_jobs(session: Session, experiment: Experiment, wanted: Sequence[
                 "params": cell.params,
                 "warnings": cell.warnings,
                 "labels": experiment.labels,
-                "input_id": cell.input_id,
+                "input_id": cell.image.id,
                 "priority": experiment.priority,
                 "rank": start + step * number,
                 "held": experiment.held,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -11,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from shared.database import db_now
 from shared.errors import ConflictError
-from shared.experiments.accept import CellJob, insert_cell_jobs
+from shared.experiments.accept import NewCell, insert_cell_jobs
 from shared.experiments.finish import OPEN_STATUSES
 from shared.jobs.accept import lock_input
 from shared.jobs.end import end_jobs
@@ -19,7 +18,7 @@ from shared.jobs.rank import experiment_ranks
 from shared.jobs.stop import wake_holder
 from shared.quotas import Quotas, check_queue, check_storage, hold_usage
 from shared.states import JobStatus
-from shared.tables import Experiment, ExperimentCell, Job
+from shared.tables import Experiment, ExperimentCell, Input, Job
 
 
 @dataclass(frozen=True)
@@ -117,13 +116,13 @@ def retry_experiment(session: Session, owned: ColumnElement[bool], quotas: Quota
     if experiment is None:
         return None, 0
     failed = session.execute(
-        select(ExperimentCell, Job)
+        select(ExperimentCell, Job, Input)
         .join(Job, Job.id == ExperimentCell.job_id)
+        .join(Input, Input.id == Job.input_id)
         .where(
             ExperimentCell.experiment_id == experiment.id,
             Job.status == JobStatus.FAILED,
             Job.delete_requested_at.is_(None),
-            Job.input_id.is_not(None),
         )
         .order_by(ExperimentCell.index)
     ).all()
@@ -144,12 +143,15 @@ def retry_experiment(session: Session, owned: ColumnElement[bool], quotas: Quota
     ).one()
     if experiment.wandb is not None:
         _track_anew(session, experiment)
-    made = insert_cell_jobs(session, experiment, _again(session, [(cell, job) for cell, job in failed]))
+    for input_id in sorted({image.id for _, _, image in failed}):
+        lock_input(session, input_id)
+    wanted = [NewCell(cell.index, image, job.params, job.warnings) for cell, job, image in failed]
+    made = insert_cell_jobs(session, experiment, wanted)
     session.execute(
         update(ExperimentCell),
         [
             {"id": cell.id, "job_id": job_id, "tries": cell.tries + 1}
-            for (cell, _), job_id in zip(failed, made, strict=True)
+            for (cell, _, _), job_id in zip(failed, made, strict=True)
         ],
     )
     return experiment, len(made)
@@ -164,13 +166,6 @@ def _track_anew(session: Session, experiment: Experiment) -> None:
         .execution_options(synchronize_session=False)
     )
     session.refresh(experiment)
-
-
-def _again(session: Session, failed: Sequence[tuple[ExperimentCell, Job]]) -> list[CellJob]:
-    wanted = [CellJob(cell.index, job.input_id, job.params, job.warnings) for cell, job in failed if job.input_id]
-    for input_id in sorted({cell.input_id for cell in wanted}):
-        lock_input(session, input_id)
-    return wanted
 
 
 def _take_turn(session: Session, owned: ColumnElement[bool]) -> Experiment | None:

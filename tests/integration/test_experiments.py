@@ -5,30 +5,40 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import pytest
+from experiment_audit import check_experiments
 from PIL import Image
-from sqlalchemy import func, select, text
+from sqlalchemy import delete, func, select, text, update
 from support import PUBLIC_URL as URL
+from support import WORKER_ID
 
+from api.auth import create_key, ensure_tenant
 from shared.database import Sessions
+from shared.errors import ConflictError
 from shared.experiments.grid import cell_id
-from shared.ids import parse_id, show_id
+from shared.experiments.steer import cancel_experiment, pause_experiment, resume_experiment, retry_experiment
+from shared.ids import new_id, parse_id, show_id
 from shared.jobs.claim import Claim
 from shared.jobs.end import end_job
 from shared.jobs.requeue import requeue_job
+from shared.jobs.stop import request_deletion
 from shared.objects import ObjectStore
+from shared.quotas import Quotas
 from shared.states import AttemptOutcome, JobStatus
-from shared.tables import Experiment, ExperimentCell, Input, Job, WebhookDelivery
+from shared.tables import Experiment, ExperimentCell, Input, Job, WebhookDelivery, Worker
 
 FILE = {"key": "k", "size_bytes": 1, "sha256": "0" * 64, "media_type": "video/mp4"}
 RESULT = {"video": FILE, "frames": [], "manifest": FILE, "num_frames": 14, "width": 256, "height": 128}
-RESULT |= {"duration_s": 2.0}
+RESULT |= {"duration_s": 2.0, "made_with": {"revision": "1", "engine": "stock", "decode_chunk_size": 14}}
 
 
 def photo(colour: str = "red") -> str:
@@ -335,6 +345,139 @@ def test_a_cell_whose_job_is_deleted_stays_and_says_so(client: Any, claim: Any, 
     assert (shown["status"], shown["counts"]["failed"], shown["counts"]["canceled"]) == ("finished", 1, 1)
     assert [cell["job"] for cell in cells(client, experiment)] == [None, None]
     assert steer(client, experiment, "retry").json["status"] == "finished"
+
+
+def announce(sessions: Sessions, *, revision: str, engine: str) -> None:
+    """The only worker of `tiny` that is here runs this."""
+    worker = {"id": WORKER_ID, "hostname": "host", "pid": 1, "model": "tiny", "ready": True}
+    with sessions.begin() as session:
+        session.execute(delete(Worker))
+        session.add(Worker(**worker, revision=revision, engine=engine))
+
+
+def test_reuse_takes_results_that_would_come_out_the_same_and_no_others(
+    client: Any, sessions: Sessions, claim: Any, end: Any
+) -> None:
+    announce(sessions, revision="1", engine="stock")
+    asked = {"images": [{"image_url": photo()}], "grid": {"fps": [7, 8, 9]}, "webhook_url": "https://example.org/hook"}
+    first = made(client, **asked)
+    for _ in range(3):
+        end(claim())
+    jobs = [cell["job"]["id"] for cell in cells(client, first)]
+    # Everything is there: it has finished in the answer, with its one message.
+    again = made(client, **asked, reuse=True)
+    assert (again["status"], again["counts"]["succeeded"], again["progress"]) == ("finished", 3, 1)
+    assert [(cell["job"]["id"], cell["reused"], cell["tries"]) for cell in cells(client, again)] == [
+        (job, True, 0) for job in jobs
+    ]
+    assert len(client.get(f"/v1/experiments/{again['id']}/deliveries").json["data"]) == 1
+    assert claim() is None
+
+    def reused(**changes: Any) -> list[bool]:
+        experiment = made(client, **{**asked, "reuse": True, **changes})
+        shown = [cell["reused"] for cell in cells(client, experiment)]
+        steer(client, experiment, "cancel")
+        return shown
+
+    assert reused(grid={"fps": [8, 10]}) == [True, False]
+    assert reused(reuse=False) == [False] * 3
+    assert reused(base={"seed": 43}) == [False] * 3
+    assert reused(images=[{"image_url": photo("blue")}]) == [False] * 3
+    assert reused(base={}) == [False] * 3
+    assert "give a seed" in made(client, **{**asked, "reuse": True, "base": {}})["warnings"][0]
+    for revision, engine in (("2", "stock"), ("1", "fast")):
+        announce(sessions, revision=revision, engine=engine)
+        assert reused() == [False] * 3
+    announce(sessions, revision="1", engine="stock")
+    with sessions.begin() as session:
+        _, theirs = create_key(session, ensure_tenant(session, "theirs"), "k")
+    other = client.post(
+        "/v1/experiments",
+        data=json.dumps(body(**asked, reuse=True)),
+        content_type="application/json",
+        headers={"Authorization": f"Bearer {theirs}"},
+    )
+    assert other.json["counts"]["queued"] == 3
+    # What is deleted, expired, or was decoded otherwise since memory ran out, is no result any more.
+    assert client.delete(f"/v1/jobs/{jobs[0]}").status_code == 204
+    with sessions.begin() as session:
+        expired = Job.id == parse_id("job", jobs[1])
+        session.execute(update(Job).where(expired).values(expired_at=func.clock_timestamp()))
+        smaller = {**RESULT, "made_with": {**RESULT["made_with"], "decode_chunk_size": 7}}
+        session.execute(update(Job).where(Job.id == parse_id("job", jobs[2])).values(result=smaller))
+    assert reused() == [False] * 3
+    # A cell whose reused job is deleted stays, and says so.
+    assert [cell["job"] is None for cell in cells(client, again)] == [True, False, False]
+    assert read(client, again)["counts"]["succeeded"] == 3
+
+
+def test_whatever_is_done_at_once_no_cell_is_lost_and_each_finishing_has_one_message(
+    client: Any, sessions: Sessions, claim: Any, end: Any
+) -> None:
+    """Threads pause, resume, cancel, retry, delete, claim, end and give back, all at once; then the audit looks."""
+    experiments = [made(client, webhook_url="https://example.org/hook") for _ in range(3)]
+    done: Counter[str] = Counter()
+    problems: list[BaseException] = []
+
+    def owned(experiment: dict[str, Any]) -> Any:
+        return Experiment.id == parse_id("exp", experiment["id"])
+
+    def steer_at_random(dice: random.Random) -> None:
+        chosen = owned(dice.choice(experiments))
+        what = dice.choice(["pause", *["resume"] * 3, *["retry"] * 4, "cancel", "delete"])
+        with suppress(ConflictError), sessions.begin() as session:
+            match what:
+                case "pause":
+                    pause_experiment(session, chosen)
+                case "resume":
+                    resume_experiment(session, chosen)
+                case "retry":
+                    done["retried"] += retry_experiment(session, chosen, Quotas(10_000))[1]
+                case "cancel" if dice.random() < 0.1:
+                    cancel_experiment(session, chosen, public_url=URL)
+                case "delete" if dice.random() < 0.1:
+                    job = session.scalars(select(Job.id).order_by(func.random()).limit(1)).one()
+                    request_deletion(session, Job.id == job, public_url=URL)
+
+    def work_at_random(dice: random.Random) -> None:
+        taken = claim(new_id())
+        if taken is None:
+            return
+        with sessions.begin() as session:
+            if dice.random() < 0.2:
+                requeue_job(session, taken.holds(), AttemptOutcome.RELEASED, public_url=URL, reason="released")
+                return
+            canceled = session.get_one(Job, taken.job_id).cancel_requested_at is not None
+            status = JobStatus.CANCELED if canceled else dice.choice([JobStatus.SUCCEEDED, *[JobStatus.FAILED] * 7])
+            result = RESULT if status is JobStatus.SUCCEEDED else None
+            assert end_job(session, taken.holds(), status, public_url=URL, reason=status, result=result)
+            done[status] += 1
+
+    def repeat(deed: Callable[[random.Random], None], seed: int) -> None:
+        dice = random.Random(seed)
+        try:
+            for _ in range(50):
+                deed(dice)
+        except BaseException as problem:
+            problems.append(problem)
+
+    threads = [
+        threading.Thread(target=repeat, args=(deed, seed))
+        for seed, deed in enumerate([steer_at_random] * 2 + [work_at_random] * 4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    for experiment in experiments:
+        with suppress(ConflictError), sessions.begin() as session:
+            resume_experiment(session, owned(experiment))
+    while (left := claim(new_id())) is not None:
+        end(left)
+    assert min(done["retried"], done["failed"]) > 10
+    accepted = {experiment["id"] for experiment in experiments}
+    assert check_experiments(sessions, accepted, deliveries_ended=False) == []
 
 
 def job_ids(sessions: Sessions, experiment: dict[str, Any]) -> set[UUID]:
