@@ -26,7 +26,13 @@ from api.schemas import PageQuery, WaitQuery
 from api.services import current_tenant, quotas, reading, services, transaction
 from shared.errors import NotFoundError
 from shared.experiments.resource import ExperimentResource, cell_resources
-from shared.experiments.steer import cancel_experiment, pause_experiment, resume_experiment, retry_experiment
+from shared.experiments.steer import (
+    cancel_experiment,
+    delete_experiment,
+    pause_experiment,
+    resume_experiment,
+    retry_experiment,
+)
 from shared.ids import parse_id
 from shared.scopes import Scope
 from shared.tables import Experiment, ExperimentCell, Job
@@ -161,6 +167,16 @@ def retry(path: ExperimentPath) -> Response:
         resource = show_experiment(session, experiment)
     ring_for(experiment, made)
     return json_response(resource)
+
+
+@api.delete("/<string:experiment_id>", summary="Delete a finished experiment", responses=secured(204, None, 404, 409))
+@needs(Scope.JOBS_WRITE)
+def delete(path: ExperimentPath) -> Response:
+    """With every job that it made: these are hidden at once, and erased soon after."""
+    with transaction() as session:
+        if not delete_experiment(session, owned_experiment(path.experiment_id)):
+            raise NotFoundError(f"there is no experiment {path.experiment_id}")
+    return Response(status=204)
 
 
 def _there(experiment: Experiment | None, path: ExperimentPath) -> Experiment:

@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bench.service.experiments import measure_experiment
 from bench.service.history import (
     count_claims,
     explain_steps,
@@ -51,7 +52,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=200, help="of each step at each number of rows (default 200)")
     parser.add_argument("--claimers", default="1,4,16", help="workers that claim at once (default %(default)s)")
     parser.add_argument("--claim-seconds", type=float, default=4, help="of each number of claimers (default 4)")
-    parser.add_argument("--only", choices=["requests", "jobs", "history"], nargs="*", help="parts (default: all)")
+    parser.add_argument("--cells", type=int, default=1000, help="of the experiment (default 1000)")
+    parser.add_argument(
+        "--only", choices=["requests", "jobs", "history", "experiments"], nargs="*", help="parts (default: all)"
+    )
     parser.add_argument("--result", type=Path, default=RESULT, help="where the JSON goes (default %(default)s)")
     return parser.parse_args()
 
@@ -102,6 +106,19 @@ def measure_history(site: Site, options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def measure_experiments(site: Site, options: argparse.Namespace) -> dict[str, Any]:
+    _say("an experiment that waits")
+    rows = int(options.rows.split(",")[len(options.rows.split(",")) // 2])
+    queued = 2 * options.rounds + 100
+    databases = [
+        make_database(site.database_url, f"bench_{name}", rows=rows, queued=queued) for name in ("without", "beside")
+    ]
+    result = measure_experiment(*databases, cells=options.cells, rounds=options.rounds)
+    for database in databases:
+        database.engine.dispose()
+    return {f"an experiment, at {rows} ended jobs": result}
+
+
 def show(name: str, value: Any, indent: int = 0) -> None:
     if isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values()):
         print("  " * indent + str(name))
@@ -118,7 +135,12 @@ def _say(line: str) -> None:
 
 def main() -> None:
     options = parse_arguments()
-    parts = {"requests": measure_requests, "jobs": measure_jobs, "history": measure_history}
+    parts = {
+        "requests": measure_requests,
+        "jobs": measure_jobs,
+        "history": measure_history,
+        "experiments": measure_experiments,
+    }
     result: dict[str, Any] = {
         "command": " ".join(["python -m bench.service", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",

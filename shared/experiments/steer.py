@@ -1,11 +1,11 @@
-"""Steer: pause, resume, cancel and retry an experiment as a whole. Those who steer the same one take turns."""
+"""Steer: pause, resume, cancel, retry and delete an experiment as a whole. Those who steer the same one take turns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from shared.database import db_now
@@ -18,7 +18,7 @@ from shared.jobs.rank import experiment_ranks
 from shared.jobs.stop import wake_holder
 from shared.quotas import Quotas, check_queue, check_storage, hold_usage
 from shared.states import JobStatus
-from shared.tables import Experiment, ExperimentCell, Input, Job
+from shared.tables import Experiment, ExperimentCell, IdempotencyKey, Input, Job, WebhookDelivery
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,31 @@ def _track_anew(session: Session, experiment: Experiment) -> None:
         .execution_options(synchronize_session=False)
     )
     session.refresh(experiment)
+
+
+def delete_experiment(session: Session, owned: ColumnElement[bool]) -> bool:
+    """Remove an experiment that has finished, and have the maintainer erase every job that it made.
+
+    A job that another experiment reuses goes, too: its cell there stays, without it. False: there is no experiment.
+
+    Raises:
+        ConflictError: it has not finished.
+    """
+    experiment = _take_turn(session, owned)
+    if experiment is None:
+        return False
+    if experiment.finished_at is None:
+        raise ConflictError("the experiment has not finished; cancel it first, and wait for what runs")
+    session.execute(
+        update(Job)
+        .where(Job.experiment_id == experiment.id)
+        .values(experiment_id=None, delete_requested_at=func.coalesce(Job.delete_requested_at, db_now()))
+        .execution_options(synchronize_session=False)
+    )
+    for table in (ExperimentCell, IdempotencyKey, WebhookDelivery):
+        session.execute(delete(table).where(table.experiment_id == experiment.id))
+    session.execute(delete(Experiment).where(Experiment.id == experiment.id))
+    return True
 
 
 def _take_turn(session: Session, owned: ColumnElement[bool]) -> Experiment | None:

@@ -18,6 +18,7 @@ SMALLEST = {
     "--rounds": "2",
     "--claim-seconds": "0.1",
     "--claimers": "1,2",
+    "--cells": "10",
 }
 
 
@@ -36,6 +37,7 @@ def test_the_smallest_form_measures_every_part(tmp_path: Path) -> None:
     assert {"Animatic", "bare Celery"} <= found["no-op jobs, one worker"].keys()
     assert found["from 202 to start on an idle worker"].keys() == {"Animatic", "bare Flask + Celery"}
     assert found["claims per s by rows and workers"]["50"].keys() == {"1", "2"}
+    assert found["an experiment, at 50 ended jobs"]["cells"] == 10
     steps = found["plans at the most rows"]
     assert steps.keys() == {"accept", "claim", "sweep", "reap", "list"}
     assert all(steps.values())

@@ -35,6 +35,7 @@ from shared.objects import ObjectStore
 from shared.quotas import Quotas
 from shared.states import AttemptOutcome, JobStatus
 from shared.tables import Experiment, ExperimentCell, Input, Job, WebhookDelivery, Worker
+from worker.maintenance.erase import erase_deleted_jobs
 
 FILE = {"key": "k", "size_bytes": 1, "sha256": "0" * 64, "media_type": "video/mp4"}
 RESULT = {"video": FILE, "frames": [], "manifest": FILE, "num_frames": 14, "width": 256, "height": 128}
@@ -345,6 +346,25 @@ def test_a_cell_whose_job_is_deleted_stays_and_says_so(client: Any, claim: Any, 
     assert (shown["status"], shown["counts"]["failed"], shown["counts"]["canceled"]) == ("finished", 1, 1)
     assert [cell["job"] for cell in cells(client, experiment)] == [None, None]
     assert steer(client, experiment, "retry").json["status"] == "finished"
+
+
+def test_deleting_a_finished_experiment_deletes_its_jobs_and_leaves_no_trace(
+    client: Any, sessions: Sessions, store: ObjectStore
+) -> None:
+    experiment, other = (made(client, webhook_url="https://example.org/hook") for _ in range(2))
+    at = f"/v1/experiments/{experiment['id']}"
+    assert client.delete(at).status_code == 409
+    job = cells(client, experiment)[0]["job"]["id"]
+    steer(client, experiment, "cancel")
+    assert client.delete(at).status_code == 204
+    for path in (at, f"/v1/jobs/{job}"):
+        assert client.get(path).status_code == 404
+    assert client.delete(at).status_code == 404
+    assert erase_deleted_jobs(sessions, store) == 12
+    left = [rows(sessions, table) for table in (Experiment, ExperimentCell, WebhookDelivery)]
+    assert left == [1, 12, 0]
+    assert len(list(store.list_keys("inputs/"))) == 2
+    assert read(client, other)["counts"]["queued"] == 12
 
 
 def announce(sessions: Sessions, *, revision: str, engine: str) -> None:
