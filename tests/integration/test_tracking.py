@@ -249,7 +249,7 @@ def test_a_key_that_is_wrong_is_a_warning_and_not_tried_again(
     assert KEY not in caplog.text + warning
 
 
-def test_a_server_that_hangs_costs_its_time_and_is_given_up_after_the_last_try(
+def test_a_server_that_hangs_costs_its_time_and_is_given_up_until_a_retry(
     tracking: Tracking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = tracking.experiment(values=(120,))
@@ -265,3 +265,8 @@ def test_a_server_that_hangs_costs_its_time_and_is_given_up_after_the_last_try(
     assert (found["wandb"]["status"], found["wandb"]["error"]) == ("failed", "it took longer than 4 s")
     assert len(found["warnings"]) == 1
     assert not children()
+    # Nothing failed that could run again, but the logging: that begins anew.
+    assert tracking.client.post(f"/v1/experiments/{experiment['id']}/retry").status_code == 200
+    assert tracking.track() == 1
+    assert tracking.read(experiment)["wandb"]["status"] == "logged"
+    assert tracking.read(experiment)["warnings"] == []
