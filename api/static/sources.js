@@ -11,7 +11,7 @@ export class Sources {
    * @param {() => void} onChange
    */
   constructor(maxBytes, onChange) {
-    /** @type {{file?: File, input_id?: string, name: string, url: string}[]} */
+    /** @type {{file?: File, input_id?: string, name: string, url: string, hasNoPreview?: boolean}[]} */
     this.items = [];
     this.chosen = 0;
     this.maxBytes = maxBytes;
@@ -82,7 +82,11 @@ export class Sources {
         };
         const picture = h("img", { src: item.url, alt: "" });
         // TIFF, for one: the service reads more formats than browsers do.
-        picture.addEventListener("error", () => picture.replaceWith(h("span", { class: "no-preview" }, "no preview")));
+        picture.addEventListener("error", () => {
+          picture.replaceWith(h("span", { class: "no-preview" }, "no preview"));
+          item.hasNoPreview = true;
+          if (item === this.current) this.onChange();
+        });
         return h(
           "li",
           {},
@@ -107,12 +111,11 @@ export class Sources {
 /** Show which part of the image the video will start from. */
 export function showCrop(item, params) {
   const figure = $("crop");
-  figure.hidden = !item || !params;
+  figure.hidden = !item || !params || item.hasNoPreview === true;
   if (figure.hidden) return;
   const picture = figure.querySelector("img");
   const frame = figure.querySelector(".crop-frame");
   if (picture.getAttribute("src") !== item.url) picture.src = item.url;
-  picture.onerror = () => (figure.hidden = true);
   frame.style.aspectRatio = `${params.width} / ${params.height}`;
   picture.style.objectFit = FITS[params.resize_mode];
   figure.querySelector("figcaption").textContent =

@@ -57,7 +57,7 @@ def test_the_gallery_filters_pages_and_cancels_and_deletes_many(
     page.get_by_label("Label").fill("set=gallery")
     page.keyboard.press("Tab")
     expect(tiles).to_have_count(SLOW + 1)
-    expect(page.locator("[data-status=running] progress")).to_be_visible()
+    expect(page.locator("[data-status=running] progress").first).to_be_visible()
     expect(page.locator("#workers")).to_contain_text("busy")
     look(page, "jobs")
     for box in page.get_by_label("Choose slow").all():

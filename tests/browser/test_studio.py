@@ -86,6 +86,7 @@ def test_each_refusal_stands_beside_what_it_concerns_in_the_apis_own_words(
     make(page)
     expect(page.locator("#image-error")).to_contain_text("broken.png: ")
     expect(page.locator("#image-error")).to_contain_text("image")
+    expect(page.locator("#crop")).to_be_hidden()
     look(page, "studio-refused", views=("wide-light",))
 
 
