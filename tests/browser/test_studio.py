@@ -126,7 +126,7 @@ def test_everything_is_done_with_the_keyboard_alone(page: Page) -> None:
     page.keyboard.press("Tab")
     expect(page.locator("#pick")).to_be_focused()
     with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
+        page.keyboard.press("Space")
     chooser.value.set_files(ROCKET)
     expect(page.locator("#sources li")).to_have_count(1)
     for _ in range(40):
