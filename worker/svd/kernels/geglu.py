@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from worker.svd.kernels.geglu_resident import fits, geglu_resident
+
 try:
     import triton
     import triton.language as tl
@@ -43,6 +45,8 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if x.device.type != "cuda" or x.dtype != torch.float16 or x.shape[1] % _BLOCK_K or n % _BLOCK_N or not _has_tma():
         return geglu_reference(x, weight, bias)
     m, k = x.shape
+    if fits(k, n):
+        return geglu_resident(x.contiguous(), weight, bias)
     out = x.new_empty(m, n)
     _geglu_kernel[(triton.cdiv(m, _BLOCK_M) * (n // _BLOCK_N),)](
         TensorDescriptor.from_tensor(x.contiguous(), [_BLOCK_M, _BLOCK_K]),
