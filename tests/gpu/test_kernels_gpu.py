@@ -8,6 +8,7 @@ from torch import Tensor
 
 from worker.svd.kernels.geglu import geglu, geglu_reference
 from worker.svd.kernels.group_norm import group_norm, group_norm_reference
+from worker.svd.kernels.layer_norm import layer_norm, layer_norm_reference
 from worker.svd.kernels.time_attention import time_attention, time_attention_reference
 from worker.svd.kernels.time_convolution import time_convolution, time_convolution_reference
 
@@ -48,6 +49,15 @@ def test_group_norm(
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize(("n", "tokens", "channels", "offsets"), [(6, 101, 320, 2), (3, 7, 1280, 1), (4, 50, 96, 4)])
+def test_layer_norm(dtype: torch.dtype, n: int, tokens: int, channels: int, offsets: int) -> None:
+    x = (draw(n, tokens, channels) + 8).to(dtype)
+    rest = [draw(*shape).to(dtype) for shape in ((offsets, channels), (channels,), (channels,))]
+    truth = layer_norm_reference(x.double(), *(each.double() for each in rest), 1e-5)
+    assert error(layer_norm(x, *rest, 1e-5), truth) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("shape", [(2, 25, 30, 5, 64), (1, 14, 9, 2, 32), (2, 1, 4, 1, 128), (1, 40, 3, 2, 64)])
 def test_time_attention(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     batch, frames, pixels, heads, dim = shape
@@ -56,7 +66,10 @@ def test_time_attention(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("m", "k", "n"), [(1000, 320, 1280), (77, 640, 2560), (50, 100, 30)])
+@pytest.mark.parametrize(
+    ("m", "k", "n"),
+    [(1000, 320, 1280), (77, 640, 2560), (40_001, 320, 256), (30_000, 640, 2560), (300, 1280, 512), (50, 100, 30)],
+)
 def test_geglu(dtype: torch.dtype, m: int, k: int, n: int) -> None:
     x, weight, bias = draw(m, k).to(dtype), (draw(2 * n, k) / k**0.5).to(dtype), draw(2 * n).to(dtype)
     truth = geglu_reference(x.double(), weight.double(), bias.double())
@@ -78,10 +91,11 @@ def test_time_convolution(
         assert error(time_convolution(x, weight), truth) < BOUNDS[dtype]
 
 
-def test_the_tails_of_the_gate_are_precise() -> None:
-    x = torch.zeros(128, 64, device="cuda", dtype=torch.float16)
+@pytest.mark.parametrize("k", [64, 320, 640])
+def test_the_tails_of_the_gate_are_precise(k: int) -> None:
+    x = torch.zeros(128, k, device="cuda", dtype=torch.float16)
     gate = torch.linspace(-6, 6, 128, device="cuda", dtype=torch.float16)
-    weight = torch.zeros(256, 64, device="cuda", dtype=torch.float16)
+    weight = torch.zeros(256, k, device="cuda", dtype=torch.float16)
     bias = torch.cat([torch.ones_like(gate), gate])
     truth = torch.nn.functional.gelu(gate.double())
     ours = geglu(x, weight, bias)[0].double()

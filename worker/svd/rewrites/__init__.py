@@ -16,6 +16,7 @@ from worker.svd.rewrites.decoder import split_decoder_attention
 from worker.svd.rewrites.feed_forward import fuse_geglu
 from worker.svd.rewrites.layout import keep_channels_last
 from worker.svd.rewrites.norms import fuse_norms
+from worker.svd.rewrites.residuals import accumulate_residuals
 from worker.svd.rewrites.time import (
     SvdModel,
     attend_over_time_in_place,
@@ -50,6 +51,7 @@ REWRITES: dict[str, Rewrite] = {
     "norms": _both(fuse_norms),
     "upsampling": _both(split_upsampling),
     "geglu": Rewrite(unet=fuse_geglu),
+    "residuals": Rewrite(unet=accumulate_residuals),
     "decoder-attention": Rewrite(vae=split_decoder_attention),
 }
 

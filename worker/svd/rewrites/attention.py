@@ -57,10 +57,14 @@ class FusedSelfAttention(nn.Module):
         """[… c] → [… 3 heads d]: query, key, value."""
         return self.to_qkv(hidden_states).unflatten(-1, (3, self.heads, -1))
 
+    def mix(self, hidden_states: Tensor) -> Tensor:
+        """[n tokens c] → [n tokens c], without the projection at the end."""
+        query, key, value = self.project(hidden_states).permute(2, 0, 3, 1, 4).unbind(0)
+        return attend(query, key, value).transpose(1, 2).flatten(2)
+
     def forward(self, hidden_states: Tensor, **_: object) -> Tensor:
         """[n tokens c] → [n tokens c]."""
-        query, key, value = self.project(hidden_states).permute(2, 0, 3, 1, 4).unbind(0)
-        return self.to_out(attend(query, key, value).transpose(1, 2).flatten(2))
+        return self.to_out(self.mix(hidden_states))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
