@@ -145,9 +145,15 @@ class Settings(BaseSettings):
     )
     engine: Literal["auto", "exact", "fast", "stock"] = Field(
         "auto",
-        description="`exact`: rewritten and compiled, the same output but for rounding; `fast`: deep features are "
-        "reused between steps, which changes the output; `stock`: diffusers' pipeline unmodified; `auto`: exact on "
+        description="`exact`: rewritten and compiled, the same output but for rounding; `fast`: with levers that "
+        "change the output; `stock`: diffusers' pipeline unmodified; `auto`: exact on "
         "CUDA, stock elsewhere and where the model is offloaded.",
+    )
+    fast_levers: Annotated[tuple[Literal["reuse", "guidance", "consistency"], ...], NoDecode] = Field(
+        ("reuse",),
+        description="What the engine `fast` does, comma-separated. `reuse`: deep features serve three steps; "
+        "`guidance`: on the first half of the steps only; `consistency`: a sampler for checkpoints distilled to few "
+        "steps. Manifests name them.",
     )
     overlap: bool = Field(
         True,
@@ -220,7 +226,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
-        lists = ("trusted_hosts", "outbound_allow", "outbound_ports", "models", "webhook_schedule_s")
+        lists = ("trusted_hosts", "outbound_allow", "outbound_ports", "models", "fast_levers", "webhook_schedule_s")
         return {
             name: tuple(part.strip() for part in value.split(",") if part.strip())
             if name in lists and isinstance(value, str)

@@ -83,11 +83,16 @@ def _row(name: str, field: FieldInfo) -> str:
 def _value(field: FieldInfo) -> str:
     kind = _strip_none(field.annotation)
     if get_origin(kind) is Literal:
-        return ", ".join(f"`{choice}`" for choice in get_args(kind))
+        return _choices(kind)
     if get_origin(kind) is tuple:
-        return f"list of {_word(get_args(kind)[0])}"
+        (item, *_) = get_args(kind)
+        return f"list of {_choices(item) if get_origin(item) is Literal else _word(item)}"
     bounds = ", ".join(filter(None, map(_bound, field.metadata)))
     return f"{_word(kind)} {bounds}".strip()
+
+
+def _choices(kind: Any) -> str:
+    return ", ".join(f"`{choice}`" for choice in get_args(kind))
 
 
 def _strip_none(kind: Any) -> Any:

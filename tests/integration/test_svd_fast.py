@@ -19,7 +19,8 @@ from shared.states import Phase
 from worker.load import load
 from worker.pipeline import VideoFrames
 from worker.svd.exact import ExactEngine
-from worker.svd.fast import FastEngine, FastOptions, FeatureReuse
+from worker.svd.fast import FastEngine, FastOptions, FeatureReuse, choose_options
+from worker.svd.sampler import consistency_step
 from worker.svd.stopwatch import Stopwatch
 
 CPU = torch.device("cpu")
@@ -68,6 +69,30 @@ def test_deep_features_are_computed_once_in_each_interval(
     assert (len(deep), len(outer)) == (computed, 7)
 
 
+def test_guidance_ends_after_its_share_of_the_steps_and_reuse_goes_on(stock: StableVideoDiffusionPipeline) -> None:
+    pipe = fresh(stock)
+    options = FastOptions(interval=3, guided_share=0.5)
+    branches: list[int] = []
+    pipe.unet.conv_in.register_forward_pre_hook(lambda _module, inputs: branches.append(inputs[0].shape[0] // 4))
+    alone = run(FastEngine(pipe, CPU, options=options, compiled=False))
+    assert branches == [2, 2, 2, 2, 1, 1, 1]
+    assert alone.isfinite().all()
+
+
+def test_a_consistency_step_lands_on_the_image_and_ends_there(stock: StableVideoDiffusionPipeline) -> None:
+    sigma, end = torch.tensor(2.0), torch.tensor(0.0)
+    image, noise = torch.randn(2, 1, 2, 4, 8, 8)
+    latents = image + sigma * noise
+    # What a perfect network predicts: v, with the signal's share of 1 / √(σ² + 1).
+    prediction = (noise - sigma * image) / (sigma**2 + 1) ** 0.5
+    landed = consistency_step(latents, prediction, sigma, end, generator=torch.Generator())
+    assert torch.allclose(landed, image, atol=1e-5)
+    again = consistency_step(latents, prediction, sigma, torch.tensor(0.5), generator=torch.Generator().manual_seed(1))
+    assert 0.4 < float((again - image).std()) < 0.6
+    engine = FastEngine(fresh(stock), CPU, options=choose_options(["consistency", "reuse"]), compiled=False)
+    assert torch.equal(run(engine), run(engine))
+
+
 def test_a_job_sees_nothing_of_the_one_before_even_if_that_was_stopped(stock: StableVideoDiffusionPipeline) -> None:
     engine = FastEngine(fresh(stock), CPU, compiled=False)
     alone = run(engine)
@@ -93,7 +118,7 @@ def test_options_out_of_range_are_named(
 
 def test_the_manifest_will_say_fast() -> None:
     loaded = load(Settings(device="cpu", engine="fast"), find_entry("tiny"))
-    assert loaded.info.engine == "fast"
+    assert loaded.info.engine == "fast(reuse)"
     frames: VideoFrames = loaded.generate(make_photo(64, 64), PARAMS, ignore).frames
     assert frames.shape == (4, 64, 64, 3)
 

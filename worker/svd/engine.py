@@ -169,7 +169,7 @@ class SvdPipeline:
             chunk = latents[:, begin : begin + chunk_size]
             chunks.append(self._decode_chunk(chunk))
         on_progress(Phase.DECODE, num_frames, num_frames)
-        return np.concatenate(chunks)
+        return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
     def _decode_chunk(self, latents: Tensor) -> VideoFrames:
         try:

@@ -1,12 +1,16 @@
-"""The fast tier: the exact one, but most steps recompute only the outermost layers of the UNet.
+"""The fast tier: the exact one, with levers that change the output; manifests name them.
 
-Its output differs from that of the other tiers, and manifests say so.
+`reuse`: most steps recompute only the outermost layers of the UNet. `guidance`: only the first half of the steps runs
+the unconditional branch, too. `consistency`: a sampler for checkpoints distilled to a few steps without guidance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from diffusers import StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
@@ -14,7 +18,7 @@ from torch import Tensor
 
 from worker.svd.exact import ExactEngine
 from worker.svd.rewrites import REWRITES
-from worker.svd.sampler import Conditioning, Schedule, denoise
+from worker.svd.sampler import Conditioning, Schedule, consistency_step, denoise
 
 
 class FeatureReuse:
@@ -76,7 +80,8 @@ class FeatureReuse:
             self._features = hidden
         else:
             skips = self._run_first(hidden, shared, context)
-            hidden = self._features
+            # Without the unconditional branch, which came first, where guidance has ended since.
+            hidden = self._features[-batch * frames :]
         self._step += 1
         last = unet.up_blocks[-1]
         begin = len(last.resnets) - self._layers
@@ -141,12 +146,31 @@ def _attend(attention: torch.nn.Module, hidden: Tensor, shared: dict[str, Tensor
 
 @dataclass(frozen=True)
 class FastOptions:
-    """How much the fast tier may leave out."""
+    """How much the fast tier may leave out; what each lever sets stands in `LEVERS`."""
 
-    #: steps from one full computation to the next.
-    interval: int = 3
+    #: steps from one full computation to the next; with 1 nothing is reused.
+    interval: int = 1
     #: layers of the last block that run on each step.
     layers: int = 2
+    #: share of the steps that have guidance, from the first on.
+    guided_share: float = 1.0
+    #: multistep consistency sampling rather than Euler's method.
+    consistency: bool = False
+
+
+#: what each lever changes.
+LEVERS: dict[str, dict[str, Any]] = {
+    # Source: arXiv:2312.00858.
+    "reuse": {"interval": 3},
+    # Late steps hardly depend on it. Source: Castillo et al. 2023 (arXiv:2312.12487), section 4.
+    "guidance": {"guided_share": 0.5},
+    "consistency": {"consistency": True},
+}
+
+
+def choose_options(levers: Iterable[str]) -> FastOptions:
+    """The options of some levers together."""
+    return FastOptions(**{name: value for lever in levers for name, value in LEVERS[lever].items()})
 
 
 class FastEngine(ExactEngine):
@@ -162,13 +186,24 @@ class FastEngine(ExactEngine):
         compiled: bool = True,
     ) -> None:
         super().__init__(pipe, device, rewrites=rewrites, compiled=compiled)
-        chosen = options or FastOptions()
-        self._unet = FeatureReuse(pipe.unet, interval=chosen.interval, layers=chosen.layers)
+        self._options = options or choose_options(["reuse"])
+        self._unet = FeatureReuse(pipe.unet, interval=self._options.interval, layers=self._options.layers)
+        # The first and a later step of each interval, with guidance and without.
+        self.warm_up_steps = max(2 * self._options.interval, 2)
 
     def sample(self, conditioning: Conditioning, schedule: Schedule, on_step: Callable[[int], None]) -> Tensor:
         """See `ExactEngine.sample`."""
         self._unet.begin()
         try:
-            return denoise(self._unet, conditioning, schedule, on_step)
+            return denoise(
+                self._unet,
+                conditioning,
+                schedule,
+                on_step,
+                guided_steps=math.ceil(self._options.guided_share * len(schedule.timesteps)),
+                advance=partial(consistency_step, generator=conditioning.generator)
+                if self._options.consistency
+                else None,
+            )
         finally:
             self._unet.begin()

@@ -18,7 +18,7 @@ from worker.preflight import check_device, check_model
 from worker.svd.compilation import use_compile_cache
 from worker.svd.engine import SvdPipeline
 from worker.svd.exact import ExactEngine
-from worker.svd.fast import FastEngine
+from worker.svd.fast import FastEngine, choose_options
 from worker.svd.stock import StockEngine
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -48,7 +48,7 @@ def load_pipeline(settings: Settings, entry: ModelEntry) -> SvdPipeline:
         model=entry.name,
         source=entry.repository or str(Path(entry.directory or checkpoint.directory.name)),
         revision=checkpoint.commit or checkpoint.fingerprint(),
-        engine=tier,
+        engine=f"fast({','.join(settings.fast_levers)})" if tier == "fast" else tier,
         device=_device_name(device),
         dtype=str(dtype).removeprefix("torch."),
         offload=settings.offload,
@@ -60,11 +60,15 @@ def load_pipeline(settings: Settings, entry: ModelEntry) -> SvdPipeline:
     compiled = device.type == "cuda"
     if compiled:
         use_compile_cache(model_root(settings) / "compiled")
-    engine = (FastEngine if tier == "fast" else ExactEngine)(pipe, device, compiled=compiled)
+    engine = (
+        FastEngine(pipe, device, options=choose_options(settings.fast_levers), compiled=compiled)
+        if tier == "fast"
+        else ExactEngine(pipe, device, compiled=compiled)
+    )
     pipeline = SvdPipeline(engine, info, measure_drift=settings.measures)
     if compiled:
         # Only shapes matter here, so few steps do.
-        pipeline.warm_up(resolve(GenerationOptions(seed=0, num_inference_steps=2), entry))
+        pipeline.warm_up(resolve(GenerationOptions(seed=0, num_inference_steps=engine.warm_up_steps), entry))
         engine.keep_shapes()
     return pipeline
 

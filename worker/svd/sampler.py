@@ -11,7 +11,7 @@ Source: Blattmann et al. 2023 (arXiv:2311.15127); Karras et al. 2022 (arXiv:2206
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -32,6 +32,8 @@ from worker.svd.rewrites.time import CachedFrameEmbedding
 _CLIP_SIZE = (224, 224)
 
 OnStep = Callable[[int], None]
+#: from latents, prediction, σ and the next σ to the next latents.
+Advance = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class Unet(Protocol):
@@ -66,6 +68,13 @@ class Conditioning:
     noise: Tensor
     #: [1 t 1 1 1], rising from the first frame to the last; None without guidance.
     guidance_scale: Tensor | None
+    #: on the CPU, behind the noise to begin with: for samplers that draw more.
+    generator: torch.Generator
+
+    def without_guidance(self) -> Conditioning:
+        """Its conditioned branch alone."""
+        parts = {name: getattr(self, name)[-1:] for name in ("embedding", "image_latents", "time_ids")}
+        return replace(self, **parts, guidance_scale=None)
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,7 @@ def encode(
         time_ids=time_ids.repeat(2 if guided else 1, 1).to(device),
         noise=start,
         guidance_scale=scale.to(device)[None, :, None, None, None] if guided else None,
+        generator=generator,
     )
 
 
@@ -187,22 +197,36 @@ def set_job_constants(unet: Unet, conditioning: Conditioning) -> None:
 
 
 @torch.no_grad()
-def denoise(unet: Unet, conditioning: Conditioning, schedule: Schedule, on_step: OnStep) -> Tensor:
-    """Euler's method from noise to latents; nothing in the loop waits for the device.
+def denoise(
+    unet: Unet,
+    conditioning: Conditioning,
+    schedule: Schedule,
+    on_step: OnStep,
+    *,
+    guided_steps: int | None = None,
+    advance: Advance | None = None,
+) -> Tensor:
+    """From noise to latents, by Euler's method unless told otherwise; nothing in the loop waits for the device.
 
     Args:
         on_step: called behind each step's launch, with the number of steps launched, from 1.
+        guided_steps: the first steps, which alone have guidance; None for all.
+        advance: the sampler's step.
 
     Returns:
         [1 t c h w], in float32 at least; scaled as the UNet has them.
     """
+    advance = advance or euler_step
     set_job_constants(unet, conditioning)
     dtype = conditioning.noise.dtype
     latents = conditioning.noise.to(torch.promote_types(dtype, torch.float32)) * schedule.initial_sigma
     for step, (sigma, next_sigma) in enumerate(pairwise(schedule.sigmas.unbind())):
+        if step == guided_steps and conditioning.guidance_scale is not None:
+            conditioning = conditioning.without_guidance()
+            set_job_constants(unet, conditioning)
         scaled = (latents / (sigma**2 + 1) ** 0.5).to(dtype)
         prediction = predict(unet, scaled, schedule.timesteps[step], conditioning)
-        latents = euler_step(latents, prediction, sigma, next_sigma)
+        latents = advance(latents, prediction, sigma, next_sigma)
         on_step(step + 1)
     return latents
 
@@ -232,15 +256,33 @@ def guide(output: Tensor, scale: Tensor) -> Tensor:
 
 
 def euler_step(latents: Tensor, prediction: Tensor, sigma: Tensor, next_sigma: Tensor) -> Tensor:
-    """One step of Euler's method for a v-prediction.
+    """One step of Euler's method.
 
-    Source: Karras et al. 2022 (arXiv:2206.00364), algorithm 1 with S_churn = 0; c_skip and c_out as in table 1 with
-    σ_data = 1; Salimans & Ho 2022 (arXiv:2202.00512), appendix D.
+    Source: Karras et al. 2022 (arXiv:2206.00364), algorithm 1 with S_churn = 0.
     """
-    # In float32 even where the model is float64, as diffusers' scheduler has it.
     sample = latents.to(torch.float32)
-    denoised = prediction * (-sigma / (sigma**2 + 1) ** 0.5) + sample / (sigma**2 + 1)
-    return sample + (sample - denoised) / sigma * (next_sigma - sigma)
+    return sample + (sample - _denoised(sample, prediction, sigma)) / sigma * (next_sigma - sigma)
+
+
+def consistency_step(
+    latents: Tensor, prediction: Tensor, sigma: Tensor, next_sigma: Tensor, *, generator: torch.Generator
+) -> Tensor:
+    """All the way to the image, and back to the next noise level with new noise: for distilled checkpoints.
+
+    Source: Song et al. 2023 (arXiv:2303.01469), algorithm 1, with an ε that is too small to matter.
+    """
+    denoised = _denoised(latents.to(torch.float32), prediction, sigma)
+    noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=torch.float32)
+    return denoised + next_sigma * noise
+
+
+def _denoised(sample: Tensor, prediction: Tensor, sigma: Tensor) -> Tensor:
+    """The image that a v-prediction means; in float32 even where the model is float64, as in diffusers' scheduler.
+
+    Source: Karras et al. 2022, c_skip and c_out as in table 1 with σ_data = 1; Salimans & Ho 2022 (arXiv:2202.00512),
+    appendix D.
+    """
+    return prediction * (-sigma / (sigma**2 + 1) ** 0.5) + sample / (sigma**2 + 1)
 
 
 @torch.no_grad()
