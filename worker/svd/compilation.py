@@ -47,6 +47,9 @@ def use_compile_cache(directory: Path) -> None:
 
 def compile_regions(pipe: StableVideoDiffusionPipeline, **options: Any) -> None:
     """Mark the blocks of UNet and decoder for compilation at their first call."""
+    # Choices by rule rather than by stopwatch, so that another machine of the kind, or an empty cache, gives the same
+    # frames.
+    torch._inductor.config.deterministic = True
     torch._dynamo.config.recompile_limit = _SHAPES_MAX
     torch._dynamo.config.accumulated_recompile_limit = 16 * _SHAPES_MAX
     for model in (pipe.unet, pipe.vae.decoder):
