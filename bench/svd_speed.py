@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import platform
 import statistics
 import time
@@ -22,12 +23,17 @@ import torch
 
 from bench.svd.architecture import FULL, TOY
 from bench.svd.profiling import profile_call
-from bench.svd.variants import DESCRIPTIONS, Call, Setup, make_variant
+from bench.svd.variants import DESCRIPTIONS, Call, Setup, describe, make_variant
 from shared.params import FramesFormat, GenerationParams, ResizeMode
+from worker.pipeline import VideoFrames
 from worker.svd.rewrites import REWRITES
 
 #: of a square matrix product that is far larger than any cache.
 _PEAK_SIZE = 16_384
+
+#: of diffusers' own modules, 25 steps with guidance, counted by torch.utils.flop_counter: a rewrite that saves work
+#: shows as a higher share of the peak.
+WORK_TFLOP = {"25x576x1024": 4174.0, "25x1024x576": 4174.0, "14x576x1024": 2340.0}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -41,6 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--warm-ups", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--toy", action="store_true", help="the toy architecture, also on a CPU")
+    parser.add_argument("--tiny", action="store_true", help="the checkpoint tiny, not compiled, also on a CPU")
     parser.add_argument("--profile", action="store_true", help="print what still costs, in order")
     parser.add_argument("--result", type=Path, help="merge the figures into this JSON file")
     return parser.parse_args()
@@ -49,16 +56,16 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     options = parse_arguments()
     cuda = torch.cuda.is_available()
-    if not cuda and not options.toy:
+    if not cuda and not (options.toy or options.tiny):
         raise SystemExit("there is no CUDA device: add --toy to see whether the program works")
     num_frames, height, width = map(int, options.shape.split("x"))
     params = make_params(num_frames, height, width, options.steps, options.guidance)
     setup = Setup(
-        architecture=TOY if options.toy else FULL,
+        architecture=None if options.tiny else TOY if options.toy else FULL,
         device=torch.device("cuda", 0) if cuda else torch.device("cpu"),
         dtype=torch.float16 if cuda else torch.float32,
         without=[name for name in options.without.split(",") if name],
-        compiled=cuda and not options.eager,
+        compiled=cuda and not (options.eager or options.tiny),
     )
     figures: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
@@ -66,24 +73,37 @@ def main() -> None:
         "shape": options.shape,
         "steps": options.steps,
         "guidance": options.guidance,
-        "architecture": "toy" if options.toy else "svd-xt",
+        "architecture": "tiny" if options.tiny else "toy" if options.toy else "svd-xt",
         "matrix_peak_before_tflops": measure_matrix_peak(setup),
         "variants": {},
     }
     photo = make_photo(width, height)
     names = options.variants.split(",")
     calls: dict[str, Call] = {}
-    for name in names:
-        calls[name], figures["variants"][name] = warm_up(name, setup, photo, params, options.warm_ups)
+    videos: dict[str, VideoFrames] = {}
+    for name in list(names):
+        try:
+            calls[name], figures["variants"][name] = warm_up(name, setup, photo, params, options.warm_ups)
+        except RuntimeError as error:
+            # Compiled diffusers fails on some versions; the others' figures stand without it.
+            print(f"{name} failed: {error}", flush=True)
+            names.remove(name)
+            continue
         print(f"{name}: {figures['variants'][name]}", flush=True)
         if options.profile:
             profile_call(lambda name=name: calls[name](photo, params))
     for turn in range(options.repeats):
         for name in names if turn % 2 == 0 else reversed(names):
-            measure_once(calls[name], photo, params, figures["variants"][name])
+            videos[name] = measure_once(calls[name], photo, params, figures["variants"][name])
     figures["matrix_peak_after_tflops"] = measure_matrix_peak(setup)
+    peak = (figures["matrix_peak_before_tflops"] + figures["matrix_peak_after_tflops"]) / 2
     for name in names:
         summarize(figures["variants"][name])
+        if options.shape in WORK_TFLOP and setup.architecture is FULL and options.steps == 25 and options.guidance > 1:
+            share = WORK_TFLOP[options.shape] / figures["variants"][name]["median_s"] / peak
+            figures["variants"][name]["share_of_peak"] = round(share, 3)
+        if "exact" in videos:
+            figures["variants"][name]["psnr_to_exact_db"] = measure_psnr(videos[name], videos["exact"])
     print_table(figures)
     if options.result:
         merge(options.result, figures)
@@ -139,23 +159,30 @@ def warm_up(
             first = time.monotonic() - made
     if frames.min() == frames.max():
         raise SystemExit(f"{name} gave a constant video")
-    return call, {"description": DESCRIPTIONS[name], "make_s": round(made - begin, 2), "first_call_s": round(first, 2)}
+    return call, {"description": describe(name), "make_s": round(made - begin, 2), "first_call_s": round(first, 2)}
 
 
-def measure_once(call: Call, photo: PIL.Image.Image, params: GenerationParams, figures: dict[str, Any]) -> None:
+def measure_once(call: Call, photo: PIL.Image.Image, params: GenerationParams, figures: dict[str, Any]) -> VideoFrames:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
     begin = time.monotonic()
-    _, stages = call(photo, params)
+    frames, stages = call(photo, params)
     figures.setdefault("all_s", []).append(round(time.monotonic() - begin, 4))
     for stage, seconds in stages.items():
         figures.setdefault("stages_s", {}).setdefault(stage, []).append(round(seconds, 4))
     if torch.cuda.is_available():
         # Beyond what all variants' weights hold.
         figures["working_gib"] = round((torch.cuda.max_memory_allocated() - held) / 2**30, 2)
+    return frames
+
+
+def measure_psnr(frames: VideoFrames, reference: VideoFrames) -> float | None:
+    """Peak signal-to-noise ratio over a whole video, dB; None if nothing differs."""
+    error = float(np.mean((frames.astype(np.float32) - reference.astype(np.float32)) ** 2))
+    return round(10 * math.log10(255**2 / error), 1) if error else None
 
 
 def summarize(figures: dict[str, Any]) -> None:
@@ -173,9 +200,10 @@ def print_table(figures: dict[str, Any]) -> None:
     for name, each in variants.items():
         stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in each["stages_s"].items())
         print(
-            f"{name:6} {each['median_s']:7.3f} s ({each['quartiles_s'][0]:.3f}–{each['quartiles_s'][1]:.3f})  "
+            f"{name:22} {each['median_s']:7.3f} s ({each['quartiles_s'][0]:.3f}–{each['quartiles_s'][1]:.3f})  "
             f"{base / each['median_s']:5.2f}×  {each.get('working_gib', '–')} GiB  [{stages}]  "
-            f"first call {each['first_call_s']} s"
+            f"first call {each['first_call_s']} s  share of peak {each.get('share_of_peak', '–')}  "
+            f"PSNR to exact {each.get('psnr_to_exact_db', '–')} dB"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,12 @@ from shared.states import Phase
 from worker.pipeline import PipelineInfo, VideoFrames
 from worker.svd.engine import SvdPipeline
 from worker.svd.exact import ExactEngine
-from worker.svd.fast import FastEngine
+from worker.svd.fast import FastEngine, choose_options
 from worker.svd.rewrites import REWRITES
 from worker.svd.stock import call_arguments
+
+#: the checkpoint that comes with Animatic.
+TINY = Path(__file__).parents[2] / "worker" / "svd" / "tiny"
 
 #: a call: frames [t h w c] and seconds by stage, as far as the variant tells.
 Call = Callable[[PIL.Image.Image, GenerationParams], tuple[VideoFrames, dict[str, float]]]
@@ -30,7 +34,7 @@ DESCRIPTIONS = {
     "b1": "diffusers, UNet compiled as its documentation says (reduce-overhead, full graph)",
     "b2": "diffusers, UNet and VAE compiled, channels-last",
     "exact": "Animatic, exact tier",
-    "fast": "Animatic, fast tier",
+    "fast": "Animatic, fast tier; fast:LEVER+LEVER chooses its levers",
 }
 
 
@@ -38,7 +42,8 @@ DESCRIPTIONS = {
 class Setup:
     """What all variants of a run share."""
 
-    architecture: Architecture
+    #: with random weights; None for the checkpoint `tiny`.
+    architecture: Architecture | None
     device: torch.device
     dtype: torch.dtype
     without: Collection[str] = ()
@@ -47,17 +52,32 @@ class Setup:
 
 def make_variant(name: str, setup: Setup) -> Call:
     """A variant on weights of its own, the same for all."""
-    pipe = make_pipeline(setup.architecture, device=setup.device, dtype=setup.dtype)
-    if name in ("exact", "fast"):
+    pipe = _make_pipeline(setup)
+    if name == "exact" or name.startswith("fast"):
         return _ours(name, pipe, setup)
     if name == "b1":
         pipe.unet = torch.compile(pipe.unet, mode="reduce-overhead", fullgraph=True)
     elif name == "b2":
-        pipe.unet.to(memory_format=torch.channels_last)
-        pipe.vae.to(memory_format=torch.channels_last)
+        for module in [*pipe.unet.modules(), *pipe.vae.modules()]:
+            if isinstance(module, torch.nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
         pipe.unet = torch.compile(pipe.unet, fullgraph=True)
         pipe.vae.decoder = torch.compile(pipe.vae.decoder, fullgraph=True)
     return _stock(pipe)
+
+
+def describe(name: str) -> str:
+    """A variant in words."""
+    tier, _, levers = name.partition(":")
+    return f"Animatic, fast tier ({levers})" if levers else DESCRIPTIONS[tier]
+
+
+def _make_pipeline(setup: Setup) -> StableVideoDiffusionPipeline:
+    if setup.architecture is not None:
+        return make_pipeline(setup.architecture, device=setup.device, dtype=setup.dtype)
+    pipe = StableVideoDiffusionPipeline.from_pretrained(TINY, dtype=setup.dtype, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(setup.device)
 
 
 def _stock(pipe: StableVideoDiffusionPipeline) -> Call:
@@ -84,9 +104,12 @@ def _stock(pipe: StableVideoDiffusionPipeline) -> Call:
 
 
 def _ours(name: str, pipe: StableVideoDiffusionPipeline, setup: Setup) -> Call:
-    engine = (FastEngine if name == "fast" else ExactEngine)(
-        pipe, setup.device, rewrites=[each for each in REWRITES if each not in setup.without], compiled=setup.compiled
-    )
+    rewrites = [each for each in REWRITES if each not in setup.without]
+    if name == "exact":
+        engine = ExactEngine(pipe, setup.device, rewrites=rewrites, compiled=setup.compiled)
+    else:
+        options = choose_options((name.partition(":")[2] or "reuse").split("+"))
+        engine = FastEngine(pipe, setup.device, options=options, rewrites=rewrites, compiled=setup.compiled)
     info = PipelineInfo(name, "random", "0", name, str(setup.device), str(setup.dtype), "none", 1, {})
     pipeline = SvdPipeline(engine, info)
     is_warm = False
@@ -95,7 +118,7 @@ def _ours(name: str, pipe: StableVideoDiffusionPipeline, setup: Setup) -> Call:
         nonlocal is_warm
         if not is_warm:
             # As a worker starts.
-            pipeline.warm_up(params.model_copy(update={"num_inference_steps": 2}))
+            pipeline.warm_up(params.model_copy(update={"num_inference_steps": engine.warm_up_steps}))
             engine.keep_shapes()
             is_warm = True
         # The first job with a photo is what is timed: later ones are spared the encoders.
