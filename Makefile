@@ -8,6 +8,7 @@ VIDEO  ?= animatic-demo.mp4
 PRESET ?= tiny
 RUN    ?= build/training
 EXECUTIONS ?= 100000
+PROCESSES ?= 2
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -50,7 +51,8 @@ chromium: # what the tests of the page run in: one that is there, or Debian's
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
 
 test: check chromium ## everything, as CI does
-	$(BIN)/pytest tests/integration tests/browser tests/chaos -m "not campaign" --durations=30
+	$(BIN)/pytest tests/integration tests/browser tests/chaos -m "not campaign" --durations=30 \
+	  --numprocesses $(PROCESSES) --dist loadgroup
 
 chaos: setup ## the whole fault campaign, and a soak: tens of minutes
 	$(BIN)/pytest tests/chaos

@@ -33,7 +33,10 @@ SAMPLES = ROOT / "docs" / "samples"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect, rather than skip, what needs a GPU where there is none."""
+    """Deselect, rather than skip, what needs a GPU where there is none; keep together what shares costly fixtures."""
+    for item in items:
+        if "chaos" not in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("browser" if "browser" in item.path.parts else item.path.stem))
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if gpu and not _has_gpu():
         config.hook.pytest_deselected(items=gpu)
