@@ -473,11 +473,13 @@ def test_a_post_sends_body_and_headers_once_and_as_given() -> None:
     [
         ("120", 120, 120),
         ("0", 0, 0),
-        (format_datetime(dt.datetime.now(dt.UTC) + dt.timedelta(hours=1), usegmt=True), 3500, 3600),
+        ("in an hour", 3500, 3600),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
     ],
 )
 def test_retry_after_is_read_in_both_forms(value: str, low: float, high: float) -> None:
+    if value == "in an hour":
+        value = format_datetime(dt.datetime.now(dt.UTC) + dt.timedelta(hours=1), usegmt=True)
     with serving(answering(b"", f"Retry-After: {value}", status="503 Busy")) as server:
         result = open_to(server).post(server.url, body=b"", headers={}, timeout_s=2)
     assert result.status == 503
