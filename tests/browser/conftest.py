@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-import redis
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from support import BOOTSTRAP_KEY, Engines, Receiver, Service, webhook_receiver
 
+from cli.engines import run_redis
 from shared.ids import new_id
 from shared.settings import Settings
 
@@ -50,26 +50,25 @@ def site(engines: Engines, receiver: Receiver, tmp_path_factory: pytest.TempPath
     name = f"browser_{new_id().hex}"
     with psycopg.connect(engines.admin_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE animatic")
-    with redis.Redis.from_url(engines.redis_url) as client:
-        client.flushall()
     folder = tmp_path_factory.mktemp("site")
-    settings = Settings(
-        database_url=engines.database_url(name),
-        redis_url=engines.redis_url,
-        object_store=str(folder / "objects"),
-        bootstrap_api_key=BOOTSTRAP_KEY,
-        outbound_allow=("127.0.0.1",),
-        outbound_ports=(int(receiver.url.rpartition(":")[2].partition("/")[0]),),
-        models=("double", "tiny"),
-        max_body_bytes=2_000_000,
-        rate_limit_per_minute=0,
-    )
-    service = Service(settings, folder / "logs")
-    try:
-        service.start_all("double")
-        yield service
-    finally:
-        service.stop_all()
+    with run_redis(folder / "redis") as redis_url:  # its own: the doorbells of other tests' jobs are not for its worker
+        settings = Settings(
+            database_url=engines.database_url(name),
+            redis_url=redis_url,
+            object_store=str(folder / "objects"),
+            bootstrap_api_key=BOOTSTRAP_KEY,
+            outbound_allow=("127.0.0.1",),
+            outbound_ports=(int(receiver.url.rpartition(":")[2].partition("/")[0]),),
+            models=("double", "tiny"),
+            max_body_bytes=2_000_000,
+            rate_limit_per_minute=0,
+        )
+        service = Service(settings, folder / "logs")
+        try:
+            service.start_all("double")
+            yield service
+        finally:
+            service.stop_all()
 
 
 @pytest.fixture(scope="session")
