@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,6 +28,10 @@ from shared.objects import ObjectStore, open_store
 from shared.params import GenerationOptions
 from shared.settings import Settings
 from shared.tables import Input
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The processes of the tests share the cores; torch's threads would spin while they wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "docs" / "samples"
