@@ -8,11 +8,13 @@ from celery import Celery
 
 from shared.doorbell import KEY_PREFIX
 from shared.settings import Settings
+from worker import transport
 from worker.attempt import HARD_LIMIT_MARGIN_S
 
 
 def make_app(settings: Settings) -> Celery:
     """Build the application of one worker."""
+    transport.register()
     app = Celery("animatic", broker=settings.redis_url.get_secret_value(), include=["worker.tasks"])
     options: dict[str, Any] = {
         # One job at a time, in a child that was spawned: CUDA does not survive fork.

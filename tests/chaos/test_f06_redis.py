@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 from pydantic import SecretStr
+from support import eventually
 from trial import Trial
 
 from cli.engines.redis import Redis
@@ -74,6 +75,20 @@ def test_a_redis_that_forgets_cuts_off_or_stands_still_loses_no_job_and_shows_no
         time.sleep(0.5)
     own_redis.child.process.send_signal(signal.SIGCONT)
     trial.judge(within_s=120)
+    assert trial.outcomes(job) == ["succeeded"]
+
+
+def test_a_worker_that_cannot_acknowledge_a_message_goes_on(trial: Trial, own_redis: Redis) -> None:
+    """Redis is away just then, and back before the worker asks it for anything else."""
+    trial.service.start_all()
+    worker = trial.service.processes[-1]
+    job = trial.submit(num_inference_steps=15)
+    trial.await_step(job)
+    own_redis.kill()
+    eventually(lambda: "Couldn't ack" in worker.log.read_text())
+    own_redis.start()
+    trial.await_status(trial.submit(), "succeeded")
+    trial.judge()
     assert trial.outcomes(job) == ["succeeded"]
 
 
