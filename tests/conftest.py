@@ -195,3 +195,14 @@ def claim(sessions: Sessions) -> Callable[..., Claim | None]:
             )
 
     return claim
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Matrices as small as the toy models' are sooner done than handed to a second thread."""
+    import torch  # only those who ask for it wait for it
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import PIL.Image
@@ -22,14 +21,7 @@ from worker.svd.stopwatch import Stopwatch
 CPU = torch.device("cpu")
 BASE = make_params(4, 64, 64, 1, 3.0)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Matrices this small are sooner done than handed to a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Watched:
