@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from uuid import UUID
 
 import pytest
 import yaml
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, select, update
 from support import PUBLIC_URL, WORKER_ID
@@ -147,6 +149,37 @@ def test_a_worker_that_ends_an_attempt_after_it_was_lost_is_refused_and_leaves_a
     assert attempt.outcome == "lost"
     assert attempt.stale_at is not None
     assert read(client)["animatic_stale_finishes",] == 1
+
+
+def test_experiments_that_have_not_finished_are_counted_with_what_of_them_waits(
+    client: Any, submit: Callable[..., UUID]
+) -> None:
+    pixel = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(pixel, "PNG")
+    image_url = f"data:image/png;base64,{base64.b64encode(pixel.getvalue()).decode()}"
+
+    def sweep(*buckets: int) -> str:
+        body = {"name": "s", "model": "tiny", "images": [{"image_url": image_url}]}
+        answer = client.post("/v1/experiments", json={**body, "grid": {"motion_bucket_id": list(buckets)}})
+        assert answer.status_code == 202, answer.json
+        return f"/v1/experiments/{answer.json['id']}"
+
+    submit()  # by itself: no cell
+    sweep(1, 2, 3)
+    paused = sweep(4, 5)
+    assert client.post(f"{paused}/pause").status_code == 200
+    found = read(client)
+    assert found["animatic_cells_waiting", "tiny", "running"] == 3
+    assert found["animatic_cells_waiting", "tiny", "paused"] == 2
+    assert found["animatic_experiments", "tiny", "running"] == found["animatic_experiments", "tiny", "paused"] == 1
+    assert 0 <= found["animatic_oldest_experiment_seconds", "tiny", "running"] < 60
+    # Jobs that are held count as queued, too; they could not start now.
+    assert found["animatic_jobs", "tiny", "queued"] == 6
+    assert found["animatic_jobs_claimable", "tiny"] == 4
+    assert client.post(f"{paused}/cancel").status_code == 200
+    found = read(client)
+    assert ("animatic_cells_waiting", "tiny", "paused") not in found
+    assert ("animatic_experiments", "tiny", "paused") not in found
 
 
 def test_every_alert_speaks_of_metrics_that_there_are_and_stands_in_the_handbook(client: Any) -> None:
