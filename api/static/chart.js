@@ -5,7 +5,7 @@ import { show } from "/static/measures.js";
 const NS = "http://www.w3.org/2000/svg";
 const WIDTH = 320;
 const HEIGHT = 190;
-const PAD = { left: 46, right: 12, top: 10, bottom: 34 };
+const PAD = { left: 46, right: 12, top: 10, bottom: 40 };
 export const LINES = 6;
 
 /**
@@ -31,7 +31,7 @@ export function chart(lines, { values, xLabel, yLabel }) {
     root.append(svg("text", { x: PAD.left - 6, y: up(y) + 4, "text-anchor": "end" }, show(y)));
   }
   for (const x of values.length > 6 ? [values[0], values[values.length - 1]] : values) {
-    root.append(svg("text", { x: across(x), y: HEIGHT - PAD.bottom + 14, "text-anchor": "middle" }, String(x)));
+    root.append(svg("text", { x: across(x), y: HEIGHT - PAD.bottom + 18, "text-anchor": "middle" }, String(x)));
   }
   root.append(svg("text", { x: (PAD.left + WIDTH - PAD.right) / 2, y: HEIGHT - 4, "text-anchor": "middle" }, xLabel));
   for (const [index, { name, points }] of lines.entries()) {

@@ -143,6 +143,8 @@ function showStatus() {
     cancel: status !== "finished",
     retry: counts.failed > 0,
   };
+  $("sheet").hidden = counts.succeeded === 0;
+  $("delete").hidden = status !== "finished";
   for (const button of $("actions").querySelectorAll("[data-do]")) button.hidden = !fits[button.dataset.do];
   const { wandb } = experiment;
   $("wandb").replaceChildren(
@@ -166,6 +168,18 @@ for (const button of $("actions").querySelectorAll("[data-do]")) {
     refresh();
   });
 }
+
+$("delete").addEventListener("click", async () => {
+  if (!confirm(`Delete this experiment, and every video that it made?`)) return;
+  try {
+    await call("DELETE", base);
+    localStorage.removeItem(store);
+    location.replace("/experiments"); // and not back to what is gone
+  } catch (error) {
+    if (error.status === 404) gone();
+    else $("problem").textContent = error.message;
+  }
+});
 
 $("csv").addEventListener("click", () => {
   const rows = [...cells.values()].map(({ cell }) => cell);
@@ -199,6 +213,22 @@ $("sheet").addEventListener("click", async () => {
       "The object store does not let this page read its videos (CORS), so they cannot be drawn on one sheet.";
   }
 });
+
+/** A row of headings per axis, each over the columns of the axes below it. */
+function gridHead() {
+  let columns = 1;
+  const rows = Object.entries(experiment.grid).map(([name, values]) => {
+    const over = columns;
+    columns *= values.length;
+    const span = points() / columns;
+    const titles = Array.from({ length: over }, () => values).flat();
+    const cells = titles.map((value) =>
+      h("th", { scope: span > 1 ? "colgroup" : "col", colspan: String(span) }, String(value)),
+    );
+    return h("tr", {}, h("th", { scope: "row" }, name), ...cells);
+  });
+  return h("thead", {}, ...rows);
+}
 
 const columnTitles = () => [...cells.values()].slice(0, points()).map(({ cell }) => valuesText(cell));
 
@@ -262,19 +292,20 @@ function arrange() {
   if (name) for (const cell of order) cell.element.classList.remove("out");
   $("shown").textContent =
     fitting.length === cells.size ? `${cells.size} cells` : `${fitting.length} of ${cells.size} cells`;
+  $("player").hidden = frameCount() === 0;
   rove();
   focused?.focus({ preventScroll: true });
 }
 
 function gridTable() {
   const width = points();
-  const head = h("tr", {}, h("td", {}), ...columnTitles().map((text) => h("th", { scope: "col" }, text)));
   const rows = experiment.images.map(({ name, input_id: inputId }, row) => {
     const picture = h("img", { src: `/v1/inputs/${inputId}/image`, alt: "", loading: "lazy" });
     const own = order.slice(row * width, (row + 1) * width);
     return h("tr", {}, h("th", { scope: "row" }, picture, name), ...own.map((cell) => h("td", {}, cell.element)));
   });
-  return h("table", { class: "grid-table" }, h("thead", {}, head), h("tbody", {}, ...rows));
+  $("cells").style.setProperty("--columns", String(width));
+  return h("table", { class: "grid-table" }, gridHead(), h("tbody", {}, ...rows));
 }
 
 function rove() {

@@ -95,9 +95,9 @@ export class ParameterForm {
   #takeModel() {
     const { model } = this;
     if (!model) return;
-    const workers = model.workers === 1 ? "1 worker" : `${model.workers} workers`;
-    $("model-help").textContent =
-      `${model.title}. ${workers} ready, ${model.queued} waiting. Licence: ${model.licence}.`;
+    const workers = model.workers === 1 ? "1 worker ready" : `${model.workers} workers ready`;
+    const ready = model.workers ? workers : "No worker is there: jobs wait until one starts";
+    $("model-help").textContent = `${model.title}. ${ready}, ${model.queued} waiting. Licence: ${model.licence}.`;
     for (const field of this.fields) {
       if (field.name === "num_frames") field.max = model.limits.max_num_frames;
       field.placeholder = field.name === "seed" ? "drawn" : String(this.#default(field.name));

@@ -1,7 +1,7 @@
 // One job: all that the API knows of it.
 
 import { call, ConnectionLost } from "/static/api.js";
-import { $, announce, bytes, h, seconds, time } from "/static/dom.js";
+import { $, announce, bytes, h, seconds, shortId, time } from "/static/dom.js";
 import { actions, badge, progress, sideBySide, standing, title } from "/static/job_view.js";
 import { isOver, LiveJobs } from "/static/live.js";
 import { measure, MEASURES, show as showMeasure } from "/static/measures.js";
@@ -84,6 +84,9 @@ function parameters(job) {
     ["model", job.model],
     ...Object.entries(job.params).map(([name, value]) => [name, String(value)]),
     ["priority", String(job.priority)],
+    ...(job.experiment_id
+      ? [["experiment", h("a", { href: `/experiments/${job.experiment_id}` }, shortId(job.experiment_id))]]
+      : []),
     ...Object.entries(job.labels).map(([name, value]) => [`label ${name}`, value]),
     ["created", new Date(job.created_at).toLocaleString()],
   ];
@@ -141,16 +144,14 @@ async function showTimeline() {
         ),
       ),
     ),
-    ...attempts
-      .filter((attempt) => attempt.error || attempts.length > 1)
-      .map((attempt) =>
-        h(
-          "p",
-          { class: "small" },
-          `Attempt ${attempt.attempt}: ${attempt.outcome ?? "under way"}${attempt.error ? `, ${attempt.error.message}` : ""}`,
-        ),
-      ),
+    ...attempts.map((attempt) => h("p", { class: "small" }, attemptText(attempt))),
   );
+}
+
+function attemptText({ attempt, worker_id: worker, started_at: begin, ended_at: end, outcome, error }) {
+  const took = end ? ` after ${seconds((Date.parse(end) - Date.parse(begin)) / 1000)}` : "";
+  const why = error ? `: ${error.message}` : "";
+  return `Attempt ${attempt}, worker ${shortId(worker)}: ${outcome ?? "under way"}${took}${why}`;
 }
 
 async function showManifest() {

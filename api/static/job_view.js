@@ -87,13 +87,22 @@ export function sideBySide(job) {
         clip(job.id, { label: `Video of ${title(job)}` }),
         h("figcaption", {}, `Video, ${job.result.num_frames} frames, ${job.result.duration_s.toFixed(1)} s`),
       )
-    : null;
+    : isOver(job)
+      ? null
+      : videoPlace(job);
   for (const media of [image?.firstChild, video?.firstChild]) {
     media?.addEventListener("error", () =>
       media.replaceWith(h("p", { class: "empty" }, "This file cannot be shown; it may be no longer kept.")),
     );
   }
   return h("div", { class: "side-by-side" }, image, video);
+}
+
+/** Where the video will be: nothing moves when it comes. */
+function videoPlace({ params }) {
+  const place = h("p", { class: "empty video-place" }, "The video will play here.");
+  place.style.aspectRatio = `${params.width} / ${params.height}`;
+  return h("figure", {}, place);
 }
 
 /**

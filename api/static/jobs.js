@@ -108,8 +108,9 @@ function makeTile(job) {
         { class: "row" },
         h("label", { class: "choose" }, choose),
         h("a", { href: `/jobs/${job.id}` }, title(job)),
+        badge(job),
       ),
-      h("p", { class: "row small muted" }, h("span", {}, standing(job, usual(jobs, job.model))), badge(job)),
+      h("p", { class: "small muted" }, standing(job, usual(jobs, job.model))),
       progress(job),
     ),
   );

@@ -9,7 +9,7 @@ const signInUrl = () => `/sign-in?next=${encodeURIComponent(location.pathname + 
 
 const showTheme = () => {
   const theme = document.documentElement.dataset.theme;
-  $("theme").querySelector("span").textContent = theme;
+  $("theme-name").textContent = theme;
 };
 $("theme").addEventListener("click", () => {
   const { dataset } = document.documentElement;

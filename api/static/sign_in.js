@@ -31,11 +31,17 @@ $("sign-in").addEventListener("submit", (event) => {
   signIn({ key: $("key").value });
 });
 
-const link = location.hash.slice(1);
-if (link) {
+/** Follow the link in the address, if it is one; it does not stay there. */
+function followLink() {
+  const link = location.hash.slice(1);
+  if (!link) return false;
   history.replaceState(null, "", location.pathname + location.search);
   signIn({ link });
-} else {
+  return true;
+}
+
+addEventListener("hashchange", followLink); // pasted while this page is open
+if (!followLink()) {
   // A link on another site brings no cookie along; this page's own requests do.
   call("GET", "/v1/usage").then(
     () => location.replace(target()),

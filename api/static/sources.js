@@ -51,8 +51,8 @@ export class Sources {
   }
 
   /** Take over an image that the service has already. */
-  addInput(inputId) {
-    this.items = [{ input_id: inputId, name: "the same image", url: `/v1/inputs/${inputId}/image` }];
+  addInput(inputId, name) {
+    this.items = [{ input_id: inputId, name, url: `/v1/inputs/${inputId}/image` }];
     this.chosen = 0;
     this.#show();
   }

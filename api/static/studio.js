@@ -22,6 +22,7 @@ const maxBytes = Number(document.querySelector(".studio").dataset.maxBodyBytes);
 const sources = new Sources(maxBytes, () => {
   showCrop(sources.current, resolved);
   sweep.show();
+  nameSubmit();
 });
 const form = new ParameterForm($("studio"), (params) => {
   resolved = params;
@@ -100,7 +101,7 @@ async function submit(source, values) {
   // The same key over all tries: a request whose answer was lost makes no second job.
   source.key ??= newKey();
   const headers = { "Idempotency-Key": source.key };
-  const labels = source.file ? { name: labelOf(source.name) } : {};
+  const labels = { name: labelOf(source.name) };
   const model = $("model").value;
   try {
     let job;
@@ -125,6 +126,11 @@ async function submit(source, values) {
     }
     throw error;
   }
+}
+
+function nameSubmit() {
+  const count = sources.items.length;
+  $("submit").textContent = count > 1 ? `Make ${count} videos` : "Make video";
 }
 
 const labelOf = (name) => name.slice(0, 255).replaceAll("\0", "");
@@ -166,7 +172,7 @@ $("studio").addEventListener("submit", async (event) => {
     announce("Sent. Progress is shown under Result.");
   } finally {
     button.disabled = false;
-    button.textContent = "Make video";
+    nameSubmit();
   }
 });
 
@@ -191,7 +197,7 @@ async function takeOver(id) {
   try {
     const job = await call("GET", `/v1/jobs/${encodeURIComponent(id)}`);
     form.fill(job.params, job.model);
-    if (job.input_id) sources.addInput(job.input_id);
+    if (job.input_id) sources.addInput(job.input_id, title(job));
   } catch (error) {
     $("form-error").textContent = error.status === 404 ? "The job to run again has been deleted." : error.message;
   }

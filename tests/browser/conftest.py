@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from chromium import find_chromium
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from support import BOOTSTRAP_KEY, Engines, Receiver, Service, webhook_receiver
 
@@ -29,13 +28,6 @@ VIEWS = {
 }
 
 expect.set_options(timeout=15_000)
-
-
-def chromium() -> str:
-    """TEST_CHROMIUM, or what is on the PATH."""
-    found = os.environ.get("TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    assert found, "these tests need Chromium: apt-get install chromium, or name one in TEST_CHROMIUM"
-    return found
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +66,7 @@ def site(engines: Engines, receiver: Receiver, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
         yield browser
         browser.close()
 

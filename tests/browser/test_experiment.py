@@ -74,17 +74,17 @@ def test_twenty_videos_of_a_sweep_play_in_step_and_are_compared(
     page.keyboard.press("ArrowRight")
     expect(page.locator(".cell").nth(8)).to_be_focused()
     page.keyboard.press("f")
-    page.get_by_label("Favourites").check()
+    page.get_by_label("Only favourites").check()
     expect(page.locator("#shown")).to_have_text("1 of 20 cells")
     expect(page.locator(".cell:not(.out)")).to_have_count(1)
-    page.get_by_label("Favourites").uncheck()
+    page.get_by_label("Only favourites").uncheck()
 
     # The double pans further the larger its motion bucket.
     page.get_by_label("Order").select_option(label="Motion, most first")
     expect(page.locator(".sorted li").first).to_contain_text("motion_bucket_id 200")
-    page.get_by_role("spinbutton", name="from").fill("0.5")
+    page.get_by_label("At least").fill("0.5")
     expect(page.locator("#shown")).not_to_have_text("20 cells")
-    page.get_by_role("spinbutton", name="from").fill("")
+    page.get_by_label("At least").fill("")
     page.get_by_label("Order").select_option("")
     expect(page.locator("#charts svg")).not_to_have_count(0)
 
@@ -105,6 +105,55 @@ def test_twenty_videos_of_a_sweep_play_in_step_and_are_compared(
     page.goto("/experiments")
     expect(page.get_by_role("listitem").filter(has_text="20 of 20 videos")).to_be_visible()
     look(page, "experiments", views=("narrow-dark", "wide-light"))
+
+
+def test_an_experiment_is_canceled_its_failed_cells_are_tried_again_and_it_is_deleted(
+    site: Service, page: Page, rocket: bytes
+) -> None:
+    store = Path(site.settings.object_store)
+    lost, kept = (site.request("POST", "/v1/inputs", fields={"image": (name, rocket)}).json() for name in ("a", "b"))
+    [image] = store.glob(f"inputs/**/*{lost['id'].removeprefix('inp_')}*")
+    image.rename(store / "elsewhere")
+    request = {
+        "name": "steered",
+        "model": "double",
+        "images": [{"input_id": lost["id"]}, {"input_id": kept["id"]}],
+        "grid": {"motion_bucket_id": [60, 120]},
+        "base": {"num_inference_steps": 40},
+    }
+    made = site.request("POST", "/v1/experiments", json=request).json()
+    url = f"/experiments/{made['id']}"
+    page.goto(url)
+    status = page.locator("#status")
+    expect(status).to_contain_text("2 failed")
+    expect(page.get_by_role("button", name="Delete")).to_be_hidden()
+    page.get_by_role("button", name="Cancel").click()
+    expect(status).to_contain_text("finished")
+    expect(status).to_contain_text("canceled")
+    cell = page.locator(".cell").first
+    expect(cell).to_have_attribute("data-status", "failed")
+    expect(cell).to_contain_text("image")
+
+    image = (store / "elsewhere").rename(image)
+    page.get_by_role("button", name="Try failed again").click()
+    expect(cell.locator("video")).to_be_visible()
+    cell.focus()
+    expect(page.locator("#detail")).to_contain_text("try 2")
+    expect(status).to_contain_text("finished")
+
+    delete = page.get_by_role("button", name="Delete")
+    asked: list[str] = []
+    page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    delete.press("Enter")
+    assert asked == ["Delete this experiment, and every video that it made?"]
+    expect(status).to_contain_text("finished")
+    page.once("dialog", lambda dialog: dialog.accept())
+    delete.press("Enter")
+    page.wait_for_url("**/experiments")
+    expect(page.locator("#experiments li")).not_to_have_text(["Loading…"])
+    expect(page.get_by_role("link", name="steered")).to_have_count(0)
+    page.goto(url)
+    expect(page.get_by_role("heading", name="There is no such experiment")).to_be_visible()
 
 
 def test_an_experiment_that_is_not_there_is_said_so(page: Page) -> None:

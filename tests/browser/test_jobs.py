@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from support import Receiver, Service, eventually
 
 #: jobs of five seconds each: enough of them wait while the screenshots are taken.
@@ -43,12 +43,25 @@ def test_a_jobs_page_shows_all_that_is_known_of_it_and_sends_its_webhook_again(
     expect(page.get_by_role("link", name="Make a new one")).to_be_visible()
 
 
+def in_fours(page: Page) -> None:
+    """Lets the gallery ask for pages of four jobs, so that a few make several."""
+
+    def smaller(route: Route) -> None:
+        answer = route.fetch()
+        script = answer.text()
+        assert "const PAGE = 24;" in script
+        route.fulfill(response=answer, body=script.replace("const PAGE = 24;", "const PAGE = 4;"))
+
+    page.route("**/static/jobs.js", smaller)
+
+
 def test_the_gallery_filters_pages_and_cancels_and_deletes_many(
     site: Service, page: Page, rocket: bytes, finished: Callable[..., dict[str, Any]], look: Callable[..., None]
 ) -> None:
     done = finished(labels={"name": "rocket.jpg", "set": "gallery"})
     for _ in range(SLOW):
         site.submit(rocket, num_inference_steps=100, labels={"name": "slow", "set": "gallery"})
+    in_fours(page)
     page.goto("/jobs")
     tiles = page.locator(".tile")
     page.get_by_label("Label").fill("nonsense")
@@ -56,7 +69,10 @@ def test_the_gallery_filters_pages_and_cancels_and_deletes_many(
     expect(page.locator("#label-error")).to_contain_text("label must be NAME=VALUE")
     page.get_by_label("Label").fill("set=gallery")
     page.keyboard.press("Tab")
+    expect(tiles).to_have_count(4)
+    page.get_by_role("button", name="Show more").click()
     expect(tiles).to_have_count(SLOW + 1)
+    expect(page.locator("#more")).to_be_hidden()
     expect(page.locator("[data-status=running] progress").first).to_be_visible()
     expect(page.locator("#workers")).to_contain_text("busy")
     look(page, "jobs")
@@ -73,6 +89,7 @@ def test_the_gallery_filters_pages_and_cancels_and_deletes_many(
     page.get_by_role("button", name="Clear").click()
     page.get_by_label("Label").fill("set=gallery")
     page.keyboard.press("Tab")
+    page.get_by_role("button", name="Show more").click()
     expect(tiles).to_have_count(SLOW + 1)
     for box in page.get_by_label("Choose slow").all():
         box.check()

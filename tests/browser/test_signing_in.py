@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import pytest
 from playwright.sync_api import BrowserContext, expect
 from support import BOOTSTRAP_KEY, Service
 
@@ -39,6 +48,43 @@ def test_a_link_signs_in_once(site: Service, new_context: Callable[..., BrowserC
     assert "#" not in page.url
 
 
+@pytest.fixture
+def link_of_up() -> Iterator[str]:
+    """What a real `animatic up` prints to sign in with."""
+    folder = Path(tempfile.mkdtemp(prefix="up-"))
+    folder.chmod(0o711)  # Postgres runs as another user when we are root
+    argv = ["up", "--port", "0", "--data-dir", str(folder / "data"), "--model", "double"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ANIMATIC_")}
+    up = subprocess.Popen(
+        [sys.executable, "-m", "cli", *argv], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=clean
+    )
+    try:
+        assert up.stdout is not None
+        found = next((link for line in up.stdout if (link := re.search(r"page +(\S+)", line))), None)
+        assert found is not None, "animatic up has ended"
+        yield found[1]
+    finally:
+        up.send_signal(signal.SIGINT)
+        up.communicate(timeout=60)
+        shutil.rmtree(folder)
+
+
+def test_the_link_that_up_prints_signs_in_once_and_says_so_afterwards(
+    link_of_up: str, new_context: Callable[..., BrowserContext]
+) -> None:
+    home = link_of_up.partition("sign-in#")[0]
+    page = new_context().new_page()
+    page.goto(link_of_up)
+    expect(page).to_have_url(home)
+    expect(page.locator("#model-help")).to_contain_text("1 worker ready")
+    page.get_by_role("button", name="Sign out").click()
+    # Given to the page that is open: no new page is loaded for it.
+    expect(page.get_by_label("API key")).to_be_focused()
+    page.goto(link_of_up)
+    expect(page.locator("#key-error")).to_have_text("this link has been used or is too old; sign in with your API key")
+    expect(page).to_have_url(f"{home}sign-in")
+
+
 def test_a_page_on_another_port_changes_nothing_and_reads_nothing(site: Service, context: BrowserContext) -> None:
     other = "http://127.0.0.1:1/"
     page = context.new_page()
@@ -52,6 +98,12 @@ def test_a_page_on_another_port_changes_nothing_and_reads_nothing(site: Service,
       return fetch(`${url}/v1/jobs`, { credentials: "include" }).then(() => "read", () => "refused");
     }"""
     assert page.evaluate(attack, site.url) == "refused"
+    # Nor does one of this very site that lacks the session's token.
+    page.goto("/")
+    forged = (
+        """() => fetch("/v1/keys", { method: "POST", body: '{"name": "stolen"}' }).then((answer) => answer.json())"""
+    )
+    assert page.evaluate(forged)["code"] == "csrf_refused"
     assert len(site.request("GET", "/v1/keys").json()["data"]) == keys
 
 

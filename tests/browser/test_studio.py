@@ -49,9 +49,65 @@ def test_a_photo_becomes_a_video_that_plays_beside_it(site: Service, page: Page,
     page.get_by_role("button", name="Copy as curl").click()
     assert "/v1/jobs" in page.get_by_role("dialog").get_by_role("textbox").input_value()
     page.keyboard.press("Escape")
+    page.get_by_role("button", name="Copy as command").click()
+    command = page.get_by_role("dialog").get_by_role("textbox").input_value()
+    assert command.startswith(f"animatic submit rocket.jpg --url {site.url} --model double --wait")
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="Sweep this").click()
+    expect(page.get_by_label("Name")).to_be_visible()
+    expect(page.locator("#sources li")).to_have_text(re.compile("rocket.jpg"))
+    page.go_back()
     page.get_by_role("link", name="Run again with…").click()
     expect(page.get_by_label("Inference steps", exact=False)).to_have_value("30")
     expect(page.locator("#sources li")).to_have_count(1)
+
+
+GIVE = """([kind, name]) => {
+  const data = new DataTransfer();
+  data.items.add(new File(['GIF89a'], name, { type: 'image/gif' }));
+  const event = kind === 'paste' ? new ClipboardEvent(kind, { clipboardData: data, bubbles: true })
+    : new DragEvent(kind, { dataTransfer: data, bubbles: true, cancelable: true });
+  document.querySelector('#drop').dispatchEvent(event);
+}"""
+
+
+def test_images_are_dropped_and_pasted_and_the_form_follows_presets_and_model(page: Page) -> None:
+    page.goto("/")
+    bucket, steps = page.locator("#motion_bucket_id"), page.locator("#num_inference_steps")
+    expect(bucket).to_have_value("127")
+    page.evaluate(GIVE, ["drop", "dropped.gif"])
+    page.evaluate(GIVE, ["paste", "pasted.gif"])
+    expect(page.locator("#sources li")).to_have_count(2)
+    expect(page.get_by_role("button", name="Make 2 videos")).to_be_visible()
+    page.get_by_role("button", name="Remove dropped.gif").click()
+    expect(page.get_by_role("button", name="Make video")).to_be_visible()
+    choose(page, ROCKET)
+    page.locator("summary", has_text="Frames").click()
+    page.get_by_label("Resize mode").select_option("pad")
+    expect(page.locator("#crop figcaption")).to_have_text("Starts from this: 256 × 128 px, pad")
+    assert page.locator("#crop img").evaluate("image => getComputedStyle(image).objectFit") == "contain"
+    page.get_by_role("button", name="Lively").click()
+    expect(bucket).to_have_value("200")
+    usual = int(steps.input_value())
+    page.get_by_role("button", name="Draft").click()
+    expect(steps).to_have_value(str(round(usual / 2)))
+    expect(bucket).to_have_value("127")
+    bucket.fill("90")
+    page.get_by_role("button", name="Reset").click()
+    expect(bucket).to_have_value("127")
+    expect(page.get_by_label("Resize mode")).to_have_value("crop")
+    page.get_by_label("Model", exact=True).select_option("tiny")
+    expect(page.locator("#model-help")).to_contain_text("No worker is there: jobs wait until one starts")
+
+
+def test_progress_is_asked_for_where_no_stream_comes_through(page: Page) -> None:
+    page.route("**/events", lambda route: route.abort())
+    page.goto("/")
+    choose(page, ROCKET)
+    set_steps(page, 60)
+    make(page)
+    expect(page.locator("#stage-status")).to_contain_text(re.compile(r"Step \d+ of 60, about .+ left"))
+    expect(page.locator("#stage video")).to_be_visible()
 
 
 def test_a_running_job_is_canceled(page: Page) -> None:
