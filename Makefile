@@ -12,7 +12,7 @@ PROCESSES ?= 2
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo picture up check chromium test chaos fuzz contract audit bench train-tiny constraints clean
+.PHONY: help setup demo picture page-pictures up check chromium test chaos fuzz contract audit bench train-tiny constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ picture: setup ## the README's picture from the demo's video: make demo picture 
 	@"$$($(BIN)/python -c 'from shared.video import ffmpeg_executable; print(ffmpeg_executable())')" -v error -y \
 	  -i "$(VIDEO)" -vf scale=2*iw:-1:flags=lanczos -c:v libwebp_anim -loop 0 -quality 60 docs/images/demo.webp
 	@echo "picture: docs/images/demo.webp"
+
+page-pictures: setup chromium ## the pictures of the page in README and docs, from a running `make up`
+	@PYTHONPATH=tests $(BIN)/python tests/browser/pictures.py
 
 up: setup ## keep the whole stack running on this machine
 	@$(BIN)/animatic up
