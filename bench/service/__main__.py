@@ -1,8 +1,9 @@
 """`python -m bench.service`: requests, jobs and history, each next to what a user would build instead, in one run.
 
-Starts Postgres and Redis, the API and a bare Flask endpoint under the same gunicorn settings, and one worker of each
-queue. RQ and procrastinate come with the extra `bench`; what is not installed is left out, and said. Exit code 1 if a
-plan at the last of --rows, if these are 100,000 or more, scans `jobs` from end to end, or sorts.
+Prints the tables that the README shows. Starts Postgres and Redis, the API and a bare Flask endpoint under the same
+gunicorn settings, and one worker of each queue. RQ and procrastinate come with the extra `bench`; what is not installed
+is left out, and said. Exit code 1 if a plan at the last of --rows, if these are 100,000 or more, scans `jobs` from end
+to end, or sorts.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from bench.service.history import (
 )
 from bench.service.intake import measure_accept, measure_poll
 from bench.service.queues import celery_queue, measure_life, measure_pickup, own_queue, procrastinate_queue, rq_queue
+from bench.service.report import tables
 from bench.service.site import Site, open_site
 from bench.service.tables import add_queued, make_database
 
@@ -119,16 +121,6 @@ def measure_experiments(site: Site, options: argparse.Namespace) -> dict[str, An
     return {f"an experiment, at {rows} ended jobs": result}
 
 
-def show(name: str, value: Any, indent: int = 0) -> None:
-    if isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values()):
-        print("  " * indent + str(name))
-        for key, inner in value.items():
-            show(key, inner, indent + 1)
-        return
-    shown = "  ".join(f"{key} {figure}" for key, figure in value.items()) if isinstance(value, dict) else value
-    print(f"{'  ' * indent + str(name):<50} {shown}")
-
-
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -153,10 +145,9 @@ def main() -> None:
                 if part in (options.only or parts):
                     _say(f"measuring {part}")
                     result |= measure(site, options)
-    options.result.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    for key, value in result.items():
-        if key != "plans at the most rows":
-            show(key, value)
+    text = json.dumps(result, indent=2, ensure_ascii=False)
+    options.result.write_text(text + "\n", encoding="utf-8")
+    print(tables(json.loads(text)))
     growing = growing_plans(result.get("plans at the most rows", {}))
     if growing and int(options.rows.rpartition(",")[2]) >= _ROWS_FOR_PLANS:
         sys.exit("plans that grow with history:\n" + "\n".join(growing))

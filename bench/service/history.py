@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from sqlalchemy import Engine, and_, event
@@ -28,6 +27,9 @@ from worker.maintenance.reaper import Reaper
 from worker.maintenance.sweep import ring_for_deficit
 
 Step = Callable[[], object]
+Claimer = subprocess.Popen[str]
+
+_WINDOWS = 4
 
 
 def claim_next(session: Session, settings: Any) -> object:
@@ -97,31 +99,45 @@ def median_ratios(base: Database, other: Database) -> dict[str, float]:
     }
 
 
-def count_claims(databases: list[Database], claimers: list[int], seconds: float) -> dict[int, dict[int, float]]:
-    """Claims per second by rows and by number of workers, which are processes of their own."""
-    return {
-        database.rows: {workers: _claims_per_s(database, workers, seconds) for workers in claimers}
-        for database in databases
-    }
+def count_claims(databases: list[Database], counts: list[int], seconds: float) -> dict[int, dict[int, float]]:
+    """Claims per second by rows and by number of workers, which are processes of their own.
+
+    Args:
+        counts: how many workers claim at once.
+        seconds: for each database and number of workers, in windows in turn: a slow moment strikes all alike.
+    """
+    rates: dict[int, dict[int, float]] = {database.rows: {} for database in databases}
+    with _claimers(max(counts)) as claimers:
+        for database in databases:  # the first claim opens a connection
+            _count(claimers, database, 0)
+        for workers in counts:
+            found = {database.rows: 0 for database in databases}
+            for turn in range(_WINDOWS):
+                for database in databases if turn % 2 else reversed(databases):
+                    found[database.rows] += _count(claimers[:workers], database, seconds / _WINDOWS)
+            for rows, claims in found.items():
+                rates[rows][workers] = round(claims / seconds, 1)
+    return rates
 
 
-def _claims_per_s(database: Database, workers: int, seconds: float) -> float:
+@contextmanager
+def _claimers(count: int) -> Iterator[list[Claimer]]:
+    command = [sys.executable, "-m", "bench.service.claimer"]
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, bufsize=1)
+            )
+            for _ in range(count)
+        ]
+
+
+def _count(claimers: list[Claimer], database: Database, seconds: float) -> int:
+    """The claims of all of them at once."""
     url = database.settings.database_url.get_secret_value()
-    command = [sys.executable, "-m", "bench.service.claimer", str(seconds)]
-    claimers = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        for _ in range(workers)
-    ]
     for claimer in claimers:
-        claimer.stdin.write(url + "\n")  # type: ignore[union-attr]
-        claimer.stdin.flush()  # type: ignore[union-attr]
-    for claimer in claimers:
-        claimer.stdout.readline()  # type: ignore[union-attr]  # it is ready
-    for claimer in claimers:
-        claimer.stdin.write("go\n")  # type: ignore[union-attr]
-        claimer.stdin.flush()  # type: ignore[union-attr]
-    rates = [json.loads(claimer.communicate()[0]) for claimer in claimers]
-    return round(sum(rates), 1)
+        claimer.stdin.write(f"{seconds} {url}\n")  # type: ignore[union-attr]
+    return sum(int(claimer.stdout.readline()) for claimer in claimers)  # type: ignore[union-attr]
 
 
 @contextmanager

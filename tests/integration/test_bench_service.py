@@ -41,4 +41,5 @@ def test_the_smallest_form_measures_every_part(tmp_path: Path) -> None:
     steps = found["plans at the most rows"]
     assert steps.keys() == {"accept", "claim", "sweep", "reap", "list"}
     assert all(steps.values())
-    assert "Animatic" in done.stdout
+    for row in ("| `POST` of a photo", "| idle between two no-op jobs |", "| 50 |", "| an experiment, cells |"):
+        assert row in done.stdout
