@@ -9,19 +9,18 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from cli.engines.account import Account, choose_account, public_place
 from cli.engines.postgres_tools import find_binaries, run_tool, tool_environment
-from cli.engines.processes import Child, await_nobody_in, free_port, start_child
+from cli.engines.processes import Child, await_nobody_in, start_child
+from cli.engines.server import Server, running
 from shared.errors import StartupError
 from shared.exit_codes import ExitCode
 
 _NAME = "animatic"
 _START_LIMIT_S = 60.0
-_STARTS = 4
 
 #: fsync stays on: an accepted job survives a power cut.
 _OPTIONS = {
@@ -41,12 +40,15 @@ _OPTIONS = {
 }
 
 
-class Postgres:
+class Postgres(Server):
     """One Postgres server with its data in a folder.
 
     The folder holds `data` (Postgres' own) and `password`. When we are root and the folder lies where other
-    users cannot go, `data` is a link to a place where they can.
+    users cannot go, `data` is a link to a place where they can. It is stopped by a fast shutdown: running transactions
+    are rolled back, the next start needs no recovery; after `kill`, its other processes notice within moments.
     """
+
+    name = "Postgres"
 
     def __init__(self, directory: Path, *, log: Path | None = None, patience_s: float = 20) -> None:
         """
@@ -55,33 +57,15 @@ class Postgres:
             log: default is `postgres.log` in the directory.
             patience_s: how long to wait for an earlier Postgres on these data to end.
         """
+        super().__init__(directory, log=log)
         self._patience_s = patience_s
-        self.directory = directory.absolute()
-        self.log = log or self.directory / "postgres.log"
-        self._port: int | None = None
-        self._child: Child | None = None
 
     @property
     def url(self) -> str:
         password = (self.directory / "password").read_text(encoding="ascii").strip()
         return f"postgresql://{_NAME}:{password}@127.0.0.1:{self._port}/{_NAME}"
 
-    @property
-    def child(self) -> Child:
-        if self._child is None:
-            raise RuntimeError("Postgres has not been started")
-        return self._child
-
-    @property
-    def pid(self) -> int:
-        return self.child.pid
-
     def start(self) -> None:
-        """Start it and wait until it accepts connections; make the data folder first if it is absent.
-
-        Raises:
-            StartupError: it cannot run here, or does not come up; the message says why.
-        """
         self.directory.mkdir(parents=True, exist_ok=True)
         data = self.directory / "data"
         account = choose_account(data)
@@ -96,34 +80,11 @@ class Postgres:
             self._make_data(data, binaries, account)
         elif not (self.directory / "password").exists():
             self._run_sql(f"ALTER ROLE {_NAME} PASSWORD '{self._new_password()}';", data, binaries, account)
-        self._serve(data, binaries, account)
 
-    def stop(self) -> None:
-        """Fast shutdown: running transactions are rolled back, the next start needs no recovery."""
-        self.child.stop()
-
-    def kill(self) -> None:
-        """SIGKILL, as a power cut would; its other processes notice within moments."""
-        self.child.kill()
-
-    def erase(self) -> None:
-        """Remove its folder, and its data if they lie elsewhere. It must be stopped."""
-        data = self.directory / "data"
-        if data.is_symlink():
-            shutil.rmtree(data.resolve().parent, ignore_errors=True)
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def restart(self) -> None:
-        """Stop it if it runs, and start it on the same port."""
-        self.child.stop()
-        self.start()
-
-    def _serve(self, data: Path, binaries: Path, account: Account | None) -> None:
-        for remaining in reversed(range(_STARTS)):
-            port = self._port or free_port()
+        def launch(port: int) -> Child:
             options = [part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}")]
-            child = start_child(
-                "Postgres",
+            return start_child(
+                self.name,
                 [binaries / "postgres", "-D", data, "-p", str(port), *options],
                 log=self.log,
                 env=tool_environment(),
@@ -131,17 +92,15 @@ class Postgres:
                 stop_signal=signal.SIGINT,
                 grace_s=20,
             )
-            if _await_ready(child, binaries, port):
-                self._port, self._child = port, child
-                return
-            child.kill()
-            # Somebody may have taken the port in between; a fixed one's last holder may be about to leave.
-            if not remaining or "Address already in use" not in child.log_tail():
-                raise StartupError(
-                    f"Postgres did not start; the end of {self.log} says:\n{child.log_tail()}",
-                    exit_code=ExitCode.UNAVAILABLE,
-                )
-            time.sleep(0.5)
+
+        self._serve(launch, lambda child, port: _await_ready(child, binaries, port))
+
+    def erase(self) -> None:
+        """Remove its folder, and its data if they lie elsewhere. It must be stopped."""
+        data = self.directory / "data"
+        if data.is_symlink():
+            shutil.rmtree(data.resolve().parent, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _make_reachable(self, data: Path, account: Account) -> None:
         if data.exists() or data.is_symlink():
@@ -196,15 +155,9 @@ class Postgres:
         return password
 
 
-@contextmanager
-def run_postgres(directory: Path) -> Iterator[str]:
+def run_postgres(directory: Path) -> AbstractContextManager[str]:
     """A running Postgres with its data in `directory`; yields its URL."""
-    server = Postgres(directory)
-    server.start()
-    try:
-        yield server.url
-    finally:
-        server.stop()
+    return running(Postgres(directory))
 
 
 def _await_ready(child: Child, binaries: Path, port: int) -> bool:

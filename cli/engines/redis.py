@@ -10,85 +10,42 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from cli.engines.processes import Child, await_nobody_in, free_port, start_child
+from cli.engines.processes import Child, await_nobody_in, start_child
+from cli.engines.server import Server, running
 from shared.errors import StartupError
 from shared.exit_codes import ExitCode
 
 _PROGRAMS = ("redis-server", "valkey-server")
 _START_LIMIT_S = 30.0
-_STARTS = 4
 _OLDEST = (6, 2)
 
 
-class Redis:
-    """One Redis server with its data in a folder: `redis.conf`, `password`, the append-only file."""
+class Redis(Server):
+    """One Redis server with its data in a folder: `redis.conf`, `password`, the append-only file.
 
-    def __init__(self, directory: Path, *, log: Path | None = None) -> None:
-        """
-        Args:
-            directory: made if absent.
-            log: default is `redis.log` in the directory.
-        """
-        self.directory = directory.absolute()
-        self.log = log or self.directory / "redis.log"
-        self._port: int | None = None
-        self._child: Child | None = None
+    What was written in the last second before `kill` may be lost.
+    """
+
+    name = "Redis"
 
     @property
     def url(self) -> str:
         return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
 
-    @property
-    def child(self) -> Child:
-        if self._child is None:
-            raise RuntimeError("Redis has not been started")
-        return self._child
-
-    @property
-    def pid(self) -> int:
-        return self.child.pid
-
     def start(self) -> None:
-        """Start it and wait until it answers.
-
-        Raises:
-            StartupError: there is no Redis here, or it does not come up; the message says why.
-        """
         server = find_server()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Two servers would spoil the append-only file.
         await_nobody_in(self.directory, _PROGRAMS, limit_s=10)
-        for remaining in reversed(range(_STARTS)):
-            port = self._port or free_port()
+
+        def launch(port: int) -> Child:
             config = self._write_config(port)
-            child = start_child("Redis", [server, config], log=self.log, cwd=self.directory, grace_s=10)
-            if _await_ready(child, port, self._password):
-                self._port, self._child = port, child
-                return
-            child.kill()
-            if not remaining or "Address already in use" not in child.log_tail():
-                raise StartupError(
-                    f"Redis did not start; the end of {self.log} says:\n{child.log_tail()}",
-                    exit_code=ExitCode.UNAVAILABLE,
-                )
-            time.sleep(0.5)
+            return start_child(self.name, [server, config], log=self.log, cwd=self.directory, grace_s=10)
 
-    def stop(self) -> None:
-        """Let it write what it has and end."""
-        self.child.stop()
-
-    def kill(self) -> None:
-        """SIGKILL: what was written in the last second may be lost."""
-        self.child.kill()
-
-    def restart(self) -> None:
-        """Stop it if it runs, and start it on the same port."""
-        self.child.stop()
-        self.start()
+        self._serve(launch, lambda child, port: _await_ready(child, port, self._password))
 
     @property
     def _password(self) -> str:
@@ -120,15 +77,9 @@ maxmemory-policy noeviction
         return path
 
 
-@contextmanager
-def run_redis(directory: Path) -> Iterator[str]:
+def run_redis(directory: Path) -> AbstractContextManager[str]:
     """A running Redis with its data in `directory`; yields its URL."""
-    server = Redis(directory)
-    server.start()
-    try:
-        yield server.url
-    finally:
-        server.stop()
+    return running(Redis(directory))
 
 
 def find_server() -> Path:
