@@ -10,12 +10,12 @@ import hashlib
 import hmac
 import json
 import queue
-import threading
 import time
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 from cli.failure import CommandError
+from cli.loopback import LoopbackServer
 from shared.exit_codes import ExitCode
 
 _BODY_BYTES_MAX = 2**20
@@ -40,49 +40,25 @@ class Message:
         return is_fresh and any(hmac.compare_digest(expected, given) for given in self.signatures.split())
 
 
-class WebhookReceiver:
+class WebhookReceiver(LoopbackServer):
     """Receives webhooks while it is open. Use as a context manager."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        messages = self._messages
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                length = min(int(self.headers.get("Content-Length") or 0), _BODY_BYTES_MAX)
-                messages.put(
-                    Message(
-                        id=self.headers.get("webhook-id") or "",
-                        timestamp=self.headers.get("webhook-timestamp") or "",
-                        signatures=self.headers.get("webhook-signature") or "",
-                        body=self.rfile.read(length),
-                    )
-                )
-                self.send_response(204)
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="webhooks", daemon=True)
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._server.server_port}"
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.address}/webhook"
-
-    def __enter__(self) -> WebhookReceiver:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        length = min(int(request.headers.get("Content-Length") or 0), _BODY_BYTES_MAX)
+        self._messages.put(
+            Message(
+                id=request.headers.get("webhook-id") or "",
+                timestamp=request.headers.get("webhook-timestamp") or "",
+                signatures=request.headers.get("webhook-signature") or "",
+                body=request.rfile.read(length),
+            )
+        )
+        request.send_response(204)
+        request.end_headers()
 
     def expect(self, job_id: str, secret: str, *, limit_s: float) -> None:
         """Wait for the message that the job has succeeded.

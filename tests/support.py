@@ -9,10 +9,9 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import psutil
 import urllib3
 
 from cli.engines import free_port
+from cli.loopback import LoopbackServer
 from shared.ids import new_id
 from shared.processes import die_with_parent
 from shared.settings import Settings
@@ -220,40 +220,27 @@ class Service:
             return False
 
 
-@dataclass
-class Receiver:
+class Receiver(LoopbackServer):
     """A webhook receiver that answers as it is told, and keeps what it got."""
 
-    url: str
-    answers: list[int]
-    requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    def __init__(self, answers: Sequence[int], *, retry_after_s: int | None, delay_s: float) -> None:
+        super().__init__()
+        self.answers = list(answers)
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+        self._retry_after_s = retry_after_s
+        self._delay_s = delay_s
+
+    def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers["Content-Length"]))
+        self.requests.append(({name.lower(): value for name, value in request.headers.items()}, body))
+        time.sleep(self._delay_s)
+        request.send_response(self.answers.pop(0) if self.answers else 200)
+        if self._retry_after_s is not None:
+            request.send_header("Retry-After", str(self._retry_after_s))
+        request.send_header("Content-Length", "0")
+        request.end_headers()
 
 
-@contextmanager
-def webhook_receiver(*answers: int, retry_after_s: int | None = None, delay_s: float = 0) -> Iterator[Receiver]:
+def webhook_receiver(*answers: int, retry_after_s: int | None = None, delay_s: float = 0) -> Receiver:
     """Answers with these codes in turn, then with 200."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            receiver.requests.append(({name.lower(): value for name, value in self.headers.items()}, body))
-            time.sleep(delay_s)
-            self.send_response(receiver.answers.pop(0) if receiver.answers else 200)
-            if retry_after_s is not None:
-                self.send_header("Retry-After", str(retry_after_s))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    receiver = Receiver(f"http://127.0.0.1:{server.server_port}/hook", list(answers))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield receiver
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return Receiver(answers, retry_after_s=retry_after_s, delay_s=delay_s)
