@@ -58,7 +58,7 @@ test: check chromium ## everything, as CI does
 	  --numprocesses $(PROCESSES) --dist loadgroup
 
 chaos: setup ## the whole fault campaign, and a soak: tens of minutes
-	$(BIN)/pytest tests/chaos
+	$(BIN)/pytest tests/chaos --numprocesses $(PROCESSES) --dist loadgroup
 	$(BIN)/python -m bench.soak --result bench/results/soak.json
 
 fuzz: setup ## the image decoder by mutated files, for long: make fuzz [EXECUTIONS=100000]

@@ -74,7 +74,9 @@ def audit(sessions: Sessions, store: ObjectStore, ledger: Ledger, *, deliveries_
             broken.append(f"{name}: still {record.job.status}")
             continue
         problems = [*_check_events(record), *_check_attempts(record), *_check_deliveries(record, deliveries_ended)]
-        if record.job.erased_at is None and record.job.expired_at is None:
+        if record.job.delete_requested_at is not None or record.job.expired_at is not None:
+            problems += _check_gone(record)
+        else:
             problems += _check_result(record, store)
             if inputs[record.job.input_id] not in present:
                 problems.append(f"its image {inputs[record.job.input_id]} is gone")
@@ -171,6 +173,18 @@ def _check_result(record: _Record, store: ObjectStore) -> Iterator[str]:
             yield f"the checksum of {key} is not that of its row"
         if key == result["manifest"]["key"]:
             yield from _check_manifest(record, prefix, json.loads(data), files)
+
+
+def _check_gone(record: _Record) -> Iterator[str]:
+    """A deleted job has no content and no object any more, an expired one no result."""
+    job = record.job
+    if job.delete_requested_at is not None and job.erased_at is None:
+        yield "deleted, and not erased"
+    elif job.erased_at is not None and (job.params or job.labels or job.input_id):
+        yield "erased, with content"
+    if job.result is not None:
+        yield "its result is gone, and its record names it"
+    yield from (f"its result is gone, and there is an object {key}" for key in record.keys)
 
 
 def _check_manifest(

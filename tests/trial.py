@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from base64 import b64encode
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -12,12 +13,13 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import psutil
+import pytest
 from audit import Ledger, audit
-from sqlalchemy import func, select, text
+from sqlalchemy import and_, func, or_, select, text
 from support import Process, Service, eventually
 
 from shared.database import Sessions, make_engine, make_sessions
-from shared.ids import parse_id
+from shared.ids import parse_id, show_id
 from shared.objects import ObjectStore, open_store
 from shared.states import TERMINAL_STATUSES, DeliveryStatus, JobStatus
 from shared.tables import Attempt, Job, JobEvent, WebhookDelivery
@@ -72,9 +74,32 @@ class Trial:
             headers={"Idempotency-Key": key} if key else {},
             timeout=timeout_s,
         )
+        return self._note(answer)
+
+    def offer_experiment(self, *, key: str | None = None, timeout_s: float = 30, url: str = "", **fields: Any) -> Any:
+        """As `offer`, an experiment of two cells."""
+        body = {
+            "name": "sweep",
+            "model": "double",
+            "images": [{"image_url": f"data:image/jpeg;base64,{b64encode(self.image).decode()}"}],
+            "grid": {"motion_bucket_id": [60, 180]},
+            "base": {"num_inference_steps": 2},
+            **fields,
+        }
+        headers = {"Idempotency-Key": key} if key else {}
+        return self._note(
+            self.service.request("POST", f"{url}/v1/experiments", json=body, headers=headers, timeout=timeout_s)
+        )
+
+    def _note(self, answer: Any) -> Any:
         if answer.status == 202:
             self.ledger.note(answer.json())
         return answer
+
+    def jobs(self) -> list[str]:
+        """The ids of all there are."""
+        with self.sessions() as session:
+            return [show_id("job", job_id) for job_id in session.scalars(select(Job.id))]
 
     def row(self, job_id: str) -> Job:
         with self.sessions() as session:
@@ -119,7 +144,10 @@ class Trial:
             return session.scalar(statement, {"table": table, "application": application}) or 0
 
     def await_step(self, job_id: str, step: int = 2, *, attempt: int = 1) -> None:
-        eventually(lambda: (row := self.row(job_id)).attempt == attempt and row.phase and row.step >= step)
+        """Wait until it denoises; on a busy machine a real pipeline takes long to come so far."""
+        eventually(
+            lambda: (row := self.row(job_id)).attempt == attempt and row.phase and row.step >= step, within_s=120
+        )
 
     def await_status(self, job_id: str, status: str, *, within_s: float = 40) -> Job:
         def check() -> Job | None:
@@ -130,7 +158,7 @@ class Trial:
         return eventually(check, within_s=within_s)
 
     def judge(self, *, within_s: float = 40) -> None:
-        """Wait until every job and webhook has ended, end all processes, collect, and audit everything."""
+        """Wait until every job, webhook and deletion has ended, end all processes, collect, and audit everything."""
         eventually(self._has_ended, within_s=within_s)
         self.service.stop_all()
         while collect_orphans(self.sessions, self.store, self.service.settings, stale_after_s=0):
@@ -140,15 +168,25 @@ class Trial:
 
     def _has_ended(self) -> bool:
         with self.sessions() as session:
-            running = session.scalar(
-                select(func.count()).select_from(Job).where(Job.status.not_in(sorted(TERMINAL_STATUSES)))
-            )
+            is_running = Job.status.not_in(sorted(TERMINAL_STATUSES))
+            is_deleted = and_(Job.delete_requested_at.is_not(None), Job.erased_at.is_(None))
+            running = session.scalar(select(func.count()).select_from(Job).where(or_(is_running, is_deleted)))
             pending = session.scalar(
                 select(func.count())
                 .select_from(WebhookDelivery)
                 .where(WebhookDelivery.status == DeliveryStatus.PENDING)
             )
         return not running and not pending
+
+
+#: what may be offered, by which method, and how many jobs it is.
+EITHER = pytest.mark.parametrize(
+    ("offer", "num_jobs"),
+    [
+        pytest.param(Trial.offer, 1, id="job"),
+        pytest.param(Trial.offer_experiment, 2, id="experiment", marks=pytest.mark.campaign),
+    ],
+)
 
 
 def open_port(url: str) -> dict[str, tuple[int, ...]]:

@@ -99,6 +99,10 @@ _OF_A_JOB = [
     ("""UPDATE jobs SET result = jsonb_set(result, '{video,sha256}', '"0"')""", "its manifest lists"),
     ("UPDATE jobs SET status = 'failed'", "failed, with a result"),
     ("UPDATE jobs SET status = 'failed', result = NULL", "failed, with an object"),
+    ("UPDATE jobs SET delete_requested_at = clock_timestamp()", "deleted, and not erased"),
+    ("UPDATE jobs SET delete_requested_at = created_at, erased_at = created_at", "erased, with content"),
+    ("UPDATE jobs SET expired_at = created_at", "its result is gone, and its record names it"),
+    ("UPDATE jobs SET expired_at = created_at, result = NULL", "its result is gone, and there is an object"),
     ("DELETE FROM webhook_deliveries", "0 deliveries"),
     ("UPDATE webhook_deliveries SET event_type = 'job.failed'", "its message is job.failed"),
     (
