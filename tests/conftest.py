@@ -160,23 +160,30 @@ def tenant(sessions: Sessions) -> UUID:
 
 
 @pytest.fixture
-def submit(sessions: Sessions, tenant: UUID) -> Callable[..., UUID]:
-    def submit(*, owner: UUID | None = None, queued_jobs_max: int = 100, **fields: object) -> UUID:
+def new_job(tenant: UUID) -> Callable[..., NewJob]:
+    def new_job(*, owner: UUID | None = None, size_bytes: int = 1, **fields: object) -> NewJob:
         owner = owner or tenant
         image = Input(
             id=new_id(),
             tenant_id=owner,
             object_key="inputs/x.png",
             sha256="0" * 64,
-            size_bytes=1,
+            size_bytes=size_bytes,
             width=64,
             height=64,
             media_type="image/png",
         )
         params = resolve(GenerationOptions(seed=1), find_entry("tiny"))
-        new = NewJob(tenant_id=owner, model="tiny", params=params, input=image, **fields)
+        return NewJob(tenant_id=owner, model="tiny", params=params, input=image, **fields)
+
+    return new_job
+
+
+@pytest.fixture
+def submit(sessions: Sessions, new_job: Callable[..., NewJob]) -> Callable[..., UUID]:
+    def submit(*, queued_jobs_max: int = 100, **fields: object) -> UUID:
         with sessions.begin() as session:
-            return insert_job(session, new, queued_jobs_max=queued_jobs_max).id
+            return insert_job(session, new_job(**fields), queued_jobs_max=queued_jobs_max).id
 
     return submit
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,11 +13,13 @@ from alembic import command
 from alembic.config import Config
 from PIL import Image
 from sqlalchemy import Engine, func, select, text, update
+from support import eventually
 
 import migrations
 from api.auth import create_key, ensure_tenant
 from shared.database import Sessions
 from shared.errors import RateLimitedError
+from shared.jobs.accept import insert_job
 from shared.jobs.end import end_job
 from shared.objects import ObjectStore
 from shared.settings import Settings
@@ -143,20 +146,37 @@ def test_requests_at_the_same_moment_do_not_pass_the_quota_of_jobs(submit: Any) 
         assert sum(pool.map(try_one, range(24))) == 5
 
 
-def test_uploads_at_the_same_moment_do_not_pass_the_quota_of_bytes(
-    client: Any, photo: bytes, sessions: Sessions
+@pytest.mark.parametrize(
+    ("path", "quota", "code"),
+    [
+        ("/v1/jobs", "queued_jobs_max", "rate_limited"),
+        ("/v1/experiments", "queued_jobs_max", "rate_limited"),
+        ("/v1/jobs", "storage_bytes_max", "quota_exceeded"),
+        ("/v1/inputs", "storage_bytes_max", "quota_exceeded"),
+    ],
+)
+def test_who_asks_while_another_takes_the_last_place_is_refused(
+    client: Any, photo: bytes, sessions: Sessions, new_job: Any, path: str, quota: str, code: str
 ) -> None:
-    def upload(_: int = 0) -> int:
-        files = {"image": (io.BytesIO(photo), "a.png")}
-        return int(client.application.test_client().post("/v1/inputs", data=files, headers=headers).status_code)
+    image_url = f"data:image/png;base64,{base64.b64encode(photo).decode()}"
+    body = {"image_url": image_url}
+    if path == "/v1/experiments":
+        body = {"name": "late", "images": [body], "grid": {"seed": [1]}}
+    room = 10**9
+    set_quota(sessions, **{quota: 1 if quota == "queued_jobs_max" else room})
 
-    headers = {"Authorization": client.environ_base["HTTP_AUTHORIZATION"]}
-    assert upload() == 201
-    before = stored(sessions)
-    set_quota(sessions, storage_bytes_max=before * 3)
-    with ThreadPoolExecutor(6) as pool:
-        assert sorted(pool.map(upload, range(6))) == [201] * 2 + [403] * 4
-    assert stored(sessions) == 3 * before
+    def late_one_waits_or_is_through() -> bool:
+        with sessions() as session:
+            waits = "SELECT true FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            return late.done() or session.scalar(text(waits)) is True
+
+    # Two transactions, interleaved: both see room before either has taken it.
+    with sessions() as first, ThreadPoolExecutor() as pool:
+        insert_job(first, new_job(size_bytes=room), queued_jobs_max=100)
+        late = pool.submit(client.post, path, json=body)
+        eventually(late_one_waits_or_is_through)
+        first.commit()
+    assert late.result().json["code"] == code
 
 
 def test_the_migration_counts_what_is_there_already(
