@@ -1,4 +1,4 @@
-"""Accepting and finding experiments, for the routes."""
+"""Accepting and showing experiments, for the routes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, and_, select
 from sqlalchemy.orm import Session
 
 from api.auth import require_rate
@@ -17,38 +16,17 @@ from api.intake import ImageSource
 from api.jobs import TakenImage, checked_key, discard_images, take_source
 from api.services import current_tenant, own_usage, quotas, services, transaction
 from shared.catalogue import ModelEntry, off_distribution, queue_name, resolve
-from shared.errors import AnimaticError, ConflictError, InvalidInputError, NotFoundError, RequestError
+from shared.errors import AnimaticError, ConflictError, InvalidInputError, RequestError
 from shared.experiments.accept import NewExperiment, Point, find_by_idempotency_key, insert_experiment
 from shared.experiments.grid import Axes, count_points, grid_points
 from shared.experiments.resource import ExperimentResource, experiment_resource, tally_cells
-from shared.ids import parse_id, show_id
+from shared.ids import show_id
 from shared.params import GenerationOptions, draw_seed
 from shared.quotas import check_queue, check_storage
 from shared.tables import Experiment
 
 #: at once; more than there are workers of most installations.
 _RINGS_MAX = 32
-
-
-def owned_experiment(experiment_id: str) -> ColumnElement[bool]:
-    """Names an experiment by its id as shown, if it is this tenant's.
-
-    Raises:
-        NotFoundError: the id is malformed.
-    """
-    return and_(Experiment.id == parse_id("exp", experiment_id), Experiment.tenant_id == current_tenant())
-
-
-def find_experiment(session: Session, experiment_id: str) -> Experiment:
-    """The tenant's experiment of this id.
-
-    Raises:
-        NotFoundError: there is none; another tenant's counts as none.
-    """
-    experiment = session.scalars(select(Experiment).where(owned_experiment(experiment_id))).one_or_none()
-    if experiment is None:
-        raise NotFoundError(f"there is no experiment {experiment_id}")
-    return experiment
 
 
 def show_experiments(session: Session, experiments: Sequence[Experiment]) -> list[ExperimentResource]:

@@ -1,4 +1,4 @@
-"""Accepting and finding jobs, for the routes."""
+"""Accepting and showing jobs, for the routes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from collections.abc import Iterable
 from contextlib import suppress
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from api.intake import ImageSource, load_image, store_image
+from api.lookup import find
 from api.schemas import JobRequest
 from api.services import current_tenant, own_usage, quotas, services, transaction
 from shared.catalogue import ModelEntry, off_distribution, resolve
-from shared.errors import ConflictError, InvalidInputError, NotFoundError, RequestError, StorageError
-from shared.ids import parse_id, show_id
+from shared.errors import ConflictError, InvalidInputError, RequestError, StorageError
+from shared.ids import show_id
 from shared.jobs.accept import NewJob, find_by_idempotency_key, insert_job
 from shared.jobs.claim import claimable
 from shared.jobs.resource import JobResource, job_resource
@@ -27,43 +28,6 @@ from shared.tables import Input, Job
 
 #: an image in the object store, and whether this request put it there.
 TakenImage = tuple[Input, bool]
-
-
-def owned_job(job_id: str) -> ColumnElement[bool]:
-    """Names a job by its id as shown, if it is this tenant's and not deleted.
-
-    Raises:
-        NotFoundError: the id is malformed.
-    """
-    return and_(Job.id == parse_id("job", job_id), Job.tenant_id == current_tenant(), Job.delete_requested_at.is_(None))
-
-
-def find_job(session: Session, job_id: str) -> Job:
-    """The tenant's job of this id.
-
-    Raises:
-        NotFoundError: there is none; another tenant's counts as none.
-    """
-    job = session.scalars(select(Job).where(owned_job(job_id))).one_or_none()
-    if job is None:
-        raise NotFoundError(f"there is no job {job_id}")
-    return job
-
-
-def find_input(session: Session, input_id: str, *, field: str = "input_id") -> Input:
-    """The tenant's uploaded image of this id.
-
-    Args:
-        field: what the caller named it.
-
-    Raises:
-        NotFoundError: there is none; another tenant's counts as none.
-    """
-    owned = and_(Input.id == parse_id("inp", input_id), Input.tenant_id == current_tenant(), Input.deleted_at.is_(None))
-    stored = session.scalars(select(Input).where(owned)).one_or_none()
-    if stored is None:
-        raise NotFoundError(f"there is no input {input_id[:80]}", field=field)
-    return stored
 
 
 def show_job(session: Session, job: Job) -> JobResource:
@@ -181,7 +145,7 @@ def take_source(source: ImageSource, *, place: str = "") -> TakenImage:
     """
     with transaction() as session:
         if source.input_id is not None:
-            return find_input(session, source.input_id, field=f"{place}input_id"), False
+            return find(session, Input, source.input_id, field=f"{place}input_id"), False
         # Asked before the work, too.
         check_storage(own_usage(session))
     return store_image(load_image(source, place=place)), True

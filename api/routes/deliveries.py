@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from flask import Response
 from flask_openapi3 import APIBlueprint, Tag
-from sqlalchemy import ColumnElement, and_, select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from api.auth import needs
 from api.experiment_schemas import ExperimentPath
-from api.experiments import find_experiment
-from api.jobs import find_job
+from api.lookup import find, missing, owned
 from api.pages import envelope, fetch_page
 from api.responses import json_response, secured
 from api.schemas import DeliveryPage, DeliveryPath, DeliveryResource, JobPath, PageQuery
-from api.services import current_tenant, transaction
+from api.services import transaction
 from shared.database import db_now
-from shared.errors import ConflictError, NotFoundError
-from shared.ids import parse_id, show_id
+from shared.errors import ConflictError
+from shared.ids import show_id
 from shared.scopes import Scope
 from shared.states import DeliveryStatus
-from shared.tables import WebhookDelivery
+from shared.tables import Experiment, Job, WebhookDelivery
 
 api = APIBlueprint("deliveries", __name__, url_prefix="/v1", abp_tags=[Tag(name="webhooks")])
 
@@ -34,7 +33,7 @@ api = APIBlueprint("deliveries", __name__, url_prefix="/v1", abp_tags=[Tag(name=
 def list_deliveries(path: JobPath, query: PageQuery) -> Response:
     """One once the job has ended, if it named a webhook_url."""
     with transaction() as session:
-        job = find_job(session, path.job_id)
+        job = find(session, Job, path.job_id)
         return _page(session, WebhookDelivery.job_id == job.id, query)
 
 
@@ -47,7 +46,7 @@ def list_deliveries(path: JobPath, query: PageQuery) -> Response:
 def list_experiment_deliveries(path: ExperimentPath, query: PageQuery) -> Response:
     """One for each time that its last cell has ended, if it named a webhook_url."""
     with transaction() as session:
-        experiment = find_experiment(session, path.experiment_id)
+        experiment = find(session, Experiment, path.experiment_id)
         return _page(session, WebhookDelivery.experiment_id == experiment.id, query)
 
 
@@ -59,18 +58,18 @@ def list_experiment_deliveries(path: ExperimentPath, query: PageQuery) -> Respon
 @needs(Scope.JOBS_WRITE)
 def redeliver(path: DeliveryPath) -> Response:
     """Sends the same id and body again, now, with a whole new schedule of tries."""
-    owned = and_(WebhookDelivery.id == parse_id("evt", path.delivery_id), WebhookDelivery.tenant_id == current_tenant())
+    is_it = owned(WebhookDelivery, path.delivery_id)
     with transaction() as session:
-        row = session.scalars(select(WebhookDelivery).where(owned).with_for_update()).one_or_none()
+        row = session.scalars(select(WebhookDelivery).where(is_it).with_for_update()).one_or_none()
         if row is None:
-            raise NotFoundError(f"there is no delivery {path.delivery_id}")
+            raise missing(WebhookDelivery, path.delivery_id)
         if row.status == DeliveryStatus.PENDING:
             raise ConflictError("this delivery is under way already")
         if not row.body:
             raise ConflictError("what it is about was deleted, and the message with it")
         session.execute(
             update(WebhookDelivery)
-            .where(owned)
+            .where(is_it)
             .values(status=DeliveryStatus.PENDING, tries=0, next_try_at=db_now(), ended_at=None, last_error=None)
         )
         session.refresh(row)

@@ -12,14 +12,13 @@ from api.auth import check_still_valid, needs
 from api.experiment_schemas import CellPage, CellsQuery, ExperimentPage, ExperimentPath, ExperimentRequest
 from api.experiments import (
     accept_experiment,
-    find_experiment,
-    owned_experiment,
     ring_for,
     show_experiment,
     show_experiments,
 )
 from api.intake import read_json
 from api.live import stream, stream_schema, wait_for_end
+from api.lookup import find, missing, owned
 from api.pages import envelope, fetch_page
 from api.responses import json_response, secured
 from api.schemas import PageQuery, WaitQuery
@@ -91,7 +90,7 @@ def stream_experiment(path: ExperimentPath) -> Response:
 def list_cells(path: ExperimentPath, query: CellsQuery) -> Response:
     """In the order of their indexes, each with its job."""
     with reading() as session:
-        experiment = find_experiment(session, path.experiment_id)
+        experiment = find(session, Experiment, path.experiment_id)
         index = ExperimentCell.index
         condition = ExperimentCell.experiment_id == experiment.id
         if query.after is not None:
@@ -122,7 +121,7 @@ def list_cells(path: ExperimentPath, query: CellsQuery) -> Response:
 def pause(path: ExperimentPath) -> Response:
     """No further cell is started; those that run, run on."""
     with transaction() as session:
-        experiment = _there(pause_experiment(session, owned_experiment(path.experiment_id)), path)
+        experiment = _there(pause_experiment(session, owned(Experiment, path.experiment_id)), path)
         return json_response(show_experiment(session, experiment))
 
 
@@ -135,7 +134,7 @@ def pause(path: ExperimentPath) -> Response:
 def resume(path: ExperimentPath) -> Response:
     """What was paused goes to the queue again, as if it came now."""
     with transaction() as session:
-        experiment = _there(resume_experiment(session, owned_experiment(path.experiment_id)), path)
+        experiment = _there(resume_experiment(session, owned(Experiment, path.experiment_id)), path)
         resource = show_experiment(session, experiment)
     ring_for(experiment, resource.counts.queued)
     return json_response(resource)
@@ -148,8 +147,8 @@ def resume(path: ExperimentPath) -> Response:
 def cancel(path: ExperimentPath) -> Response:
     """Cells that wait end at once, those that run within one denoising step; results that are there stay."""
     with transaction() as session:
-        owned, url = owned_experiment(path.experiment_id), services().settings.public_url
-        experiment = _there(cancel_experiment(session, owned, public_url=url), path)
+        url = services().settings.public_url
+        experiment = _there(cancel_experiment(session, owned(Experiment, path.experiment_id), public_url=url), path)
         return json_response(show_experiment(session, experiment))
 
 
@@ -162,7 +161,7 @@ def cancel(path: ExperimentPath) -> Response:
 def retry(path: ExperimentPath) -> Response:
     """Makes a new job of the same parameters for each cell that failed. It runs, and finishes, again."""
     with transaction() as session:
-        found, made = retry_experiment(session, owned_experiment(path.experiment_id), quotas())
+        found, made = retry_experiment(session, owned(Experiment, path.experiment_id), quotas())
         experiment = _there(found, path)
         resource = show_experiment(session, experiment)
     ring_for(experiment, made)
@@ -174,21 +173,21 @@ def retry(path: ExperimentPath) -> Response:
 def delete(path: ExperimentPath) -> Response:
     """With every job that it made: these are hidden at once, and erased soon after."""
     with transaction() as session:
-        if not delete_experiment(session, owned_experiment(path.experiment_id)):
-            raise NotFoundError(f"there is no experiment {path.experiment_id}")
+        if not delete_experiment(session, owned(Experiment, path.experiment_id)):
+            raise missing(Experiment, path.experiment_id)
     return Response(status=204)
 
 
 def _there(experiment: Experiment | None, path: ExperimentPath) -> Experiment:
     if experiment is None:
-        raise NotFoundError(f"there is no experiment {path.experiment_id}")
+        raise missing(Experiment, path.experiment_id)
     return experiment
 
 
 def _read(experiment_id: str) -> ExperimentResource:
     with reading() as session:
         check_still_valid(session)
-        return show_experiment(session, find_experiment(session, experiment_id))
+        return show_experiment(session, find(session, Experiment, experiment_id))
 
 
 def _is_over(experiment: ExperimentResource) -> bool:

@@ -9,7 +9,7 @@ from flask_openapi3 import APIBlueprint, Tag
 from werkzeug.wrappers import Response as BaseResponse
 
 from api.auth import needs
-from api.jobs import find_input, find_job
+from api.lookup import find
 from api.responses import secured
 from api.schemas import FramePath, InputPath, JobPath
 from api.services import services, transaction
@@ -17,6 +17,7 @@ from shared.errors import ConflictError, GoneError, NotFoundError
 from shared.objects import LocalStore
 from shared.scopes import Scope
 from shared.states import JobStatus
+from shared.tables import Input, Job
 
 api = APIBlueprint("files", __name__, abp_tags=[Tag(name="files")])
 #: not part of the API: its URLs come signed, from the local object store.
@@ -55,14 +56,14 @@ def download_frame(path: FramePath) -> BaseResponse:
 def download_input(path: InputPath) -> BaseResponse:
     """The image as it was re-encoded and stored: a PNG."""
     with transaction() as session:
-        stored = find_input(session, path.input_id)
+        stored = find(session, Input, path.input_id, field="input_id")
     file = {"key": stored.object_key, "media_type": stored.media_type}
     return _redirect(file, f"{path.input_id}.png")
 
 
 def _result(job_id: str) -> dict[str, Any]:
     with transaction() as session:
-        job = find_job(session, job_id)
+        job = find(session, Job, job_id)
     if job.expired_at is not None:
         raise GoneError(f"the files of this job were kept until {job.expired_at.isoformat()}")
     if job.status != JobStatus.SUCCEEDED or job.result is None:

@@ -7,7 +7,8 @@ from flask_openapi3 import APIBlueprint, Tag
 
 from api.auth import needs
 from api.intake import read_request
-from api.jobs import find_input, take_input
+from api.jobs import take_input
+from api.lookup import find
 from api.responses import json_response, secured
 from api.schemas import InputPath, InputRequest, InputResource
 from api.services import transaction
@@ -31,7 +32,7 @@ def upload_input() -> Response:
 def read_input(path: InputPath) -> Response:
     """What was stored of an uploaded image."""
     with transaction() as session:
-        return json_response(_resource(find_input(session, path.input_id)))
+        return json_response(_resource(find(session, Input, path.input_id, field="input_id")))
 
 
 def _resource(stored: Input) -> InputResource:

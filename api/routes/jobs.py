@@ -11,8 +11,9 @@ from sqlalchemy import and_, select
 
 from api.auth import check_still_valid, needs
 from api.intake import read_request
-from api.jobs import accept_job, find_job, owned_job, show_job
+from api.jobs import accept_job, show_job
 from api.live import stream, stream_schema, wait_for_end
+from api.lookup import find, missing, owned
 from api.pages import envelope, fetch_page
 from api.responses import json_response, secured
 from api.schemas import (
@@ -26,7 +27,6 @@ from api.schemas import (
     WaitQuery,
 )
 from api.services import current_tenant, reading, services, transaction
-from shared.errors import NotFoundError
 from shared.ids import parse_id, show_id
 from shared.jobs.resource import ErrorResource, JobResource, job_resource
 from shared.jobs.stop import cancel_job, request_deletion
@@ -91,7 +91,7 @@ def read_job(path: JobPath, query: WaitQuery) -> Response:
 def read_timeline(path: JobPath) -> Response:
     """Each change of status with its reason, and each attempt with its end; oldest first."""
     with reading() as session:
-        job = find_job(session, path.job_id)
+        job = find(session, Job, path.job_id)
         events = session.scalars(select(JobEvent).where(JobEvent.job_id == job.id).order_by(JobEvent.id)).all()
         attempts = session.scalars(select(Attempt).where(Attempt.job_id == job.id).order_by(Attempt.attempt)).all()
     return json_response(
@@ -127,9 +127,9 @@ def read_timeline(path: JobPath) -> Response:
 def cancel(path: JobPath) -> Response:
     """A queued job ends at once; a running one within one denoising step."""
     with transaction() as session:
-        job = cancel_job(session, owned_job(path.job_id), public_url=services().settings.public_url)
+        job = cancel_job(session, owned(Job, path.job_id), public_url=services().settings.public_url)
         if job is None:
-            raise NotFoundError(f"there is no job {path.job_id}")
+            raise missing(Job, path.job_id)
         return json_response(show_job(session, job))
 
 
@@ -138,8 +138,8 @@ def cancel(path: JobPath) -> Response:
 def delete_job(path: JobPath) -> Response:
     """Cancels it if it is not over, hides it at once, and erases its image, results and parameters soon after."""
     with transaction() as session:
-        if not request_deletion(session, owned_job(path.job_id), public_url=services().settings.public_url):
-            raise NotFoundError(f"there is no job {path.job_id}")
+        if not request_deletion(session, owned(Job, path.job_id), public_url=services().settings.public_url):
+            raise missing(Job, path.job_id)
     return Response(status=204)
 
 
@@ -157,7 +157,7 @@ def stream_events(path: JobPath) -> Response:
 def _read(job_id: str) -> JobResource:
     with reading() as session:
         check_still_valid(session)
-        return show_job(session, find_job(session, job_id))
+        return show_job(session, find(session, Job, job_id))
 
 
 def _is_over(job: JobResource) -> bool:
