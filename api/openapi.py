@@ -79,11 +79,15 @@ def _build_document(app: OpenAPI) -> dict[str, Any]:
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
     schemas.pop("ValidationErrorModel", None)
-    _close(schemas, app)
+    names = [entry.name for entry in app.extensions["animatic"].catalogue]
+    _close(schemas, names)
     document["security"] = [{"api_key": []}]
     scopes = _scopes(app)
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
+            if path.startswith("/v1/models/{name}"):
+                [name] = [parameter for parameter in operation["parameters"] if parameter["name"] == "name"]
+                name["schema"]["enum"] = names
             scope = scopes.get((path, method.upper()))
             # The roles that are needed; an empty list: open. Source: OpenAPI 3.1, Security Requirement Object.
             operation["security"] = [] if scope is None else [{"api_key": [scope]}]
@@ -111,9 +115,8 @@ def _scopes(app: OpenAPI) -> dict[tuple[str, str], Scope]:
     }
 
 
-def _close(schemas: dict[str, Any], app: OpenAPI) -> None:
-    """Say what the models alone cannot: which models there are, and that just one image is given."""
-    names = [entry.name for entry in app.extensions["animatic"].catalogue]
+def _close(schemas: dict[str, Any], names: list[str]) -> None:
+    """Say what the models alone cannot: which models there are, by these names, and that just one image is given."""
     for request in ("JobRequest", "ExperimentRequest"):
         schemas[request]["properties"]["model"]["anyOf"] = [{"type": "string", "enum": names}, {"type": "null"}]
     for name, sources in _SOURCES.items():

@@ -104,7 +104,7 @@ class Settings(BaseSettings):
         30, gt=0, le=120, description="Time that decoding one image may take, s; one that takes longer is refused."
     )
     fetch_timeout_s: float = Field(15, gt=0, le=120, description="Total time for fetching an `image_url`, s.")
-    idempotency_ttl_s: int = Field(86_400, ge=60, description="How long an Idempotency-Key is kept, s.")
+    idempotency_ttl_s: float = Field(86_400, gt=0, description="How long an Idempotency-Key is kept, s.")
     rate_limit_per_minute: int = Field(
         6_000, ge=0, description="Requests per minute of one API key; beyond it they get 429. 0: no limit."
     )
