@@ -180,7 +180,8 @@ class Settings(BaseSettings):
     queue_ttl_s: float | None = Field(
         None,
         gt=0,
-        description="Seconds in the queue after which a job fails with `expired_in_queue`; none: never.",
+        description="Seconds in the queue, after which a job fails with `expired_in_queue`; "
+        "a resumed experiment's count anew. None: never.",
     )
     drain_grace_s: float = Field(
         25, ge=0, description="Seconds that a job may go on after SIGTERM before it is released."

@@ -54,7 +54,7 @@ def pause_experiment(session: Session, owned: ColumnElement[bool]) -> Experiment
 
 
 def resume_experiment(session: Session, owned: ColumnElement[bool]) -> Experiment | None:
-    """Let what was held be claimed again, ranked as if it came now: a pause earns no precedence.
+    """Let what was held be claimed again, as if it came now: a pause earns no precedence, and no job expires of it.
 
     Returns, raises: as `pause_experiment`.
     """
@@ -71,7 +71,7 @@ def resume_experiment(session: Session, owned: ColumnElement[bool]) -> Experimen
     session.execute(
         update(Job)
         .where(Job.id == place.c.id)
-        .values(held=False, rank=start + step * place.c.number)
+        .values(held=False, rank=start + step * place.c.number, run_after=func.greatest(Job.run_after, db_now()))
         .execution_options(synchronize_session=False)
     )
     return _set_held(session, experiment, held=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from shared.database import db_now
@@ -26,11 +26,16 @@ def past_deadline() -> ColumnElement[bool]:
 
 
 def too_long_in_queue(queue_ttl_s: float) -> ColumnElement[bool]:
-    """Never tried, and older than the queue's limit."""
+    """Never tried, although any worker could have taken it for longer than the queue's limit.
+
+    Nobody can take what is held, and what was held has `run_after` from when that ended.
+    """
+    free_since = func.coalesce(Job.run_after, Job.created_at)
     return and_(
         Job.status == JobStatus.QUEUED,
         Job.attempt == 0,
-        Job.created_at < db_now() - timedelta(seconds=queue_ttl_s),
+        ~Job.held,
+        free_since < db_now() - timedelta(seconds=queue_ttl_s),
     )
 
 

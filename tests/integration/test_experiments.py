@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -27,8 +28,9 @@ from shared.errors import ConflictError
 from shared.experiments.grid import cell_id
 from shared.experiments.steer import cancel_experiment, pause_experiment, resume_experiment, retry_experiment
 from shared.ids import new_id, parse_id, show_id
-from shared.jobs.claim import Claim
+from shared.jobs.claim import Claim, claimable
 from shared.jobs.end import end_job
+from shared.jobs.reap import find_jobs, too_long_in_queue
 from shared.jobs.requeue import requeue_job
 from shared.jobs.stop import request_deletion
 from shared.objects import ObjectStore
@@ -297,6 +299,31 @@ def test_pause_holds_what_waits_also_what_comes_back_to_the_queue(
     assert read(client, experiment)["status"] == "finished"
     for what in ("pause", "resume"):
         assert steer(client, experiment, what).status_code == 409
+
+
+def test_a_pause_does_not_count_as_time_in_the_queue(client: Any, sessions: Sessions) -> None:
+    def expired(*, after_s: float) -> int:
+        with sessions() as session:
+            return len(find_jobs(session, too_long_in_queue(after_s)))
+
+    experiment = made(client)
+    with sessions.begin() as session:
+        session.execute(update(Job).values(created_at=func.clock_timestamp() - timedelta(hours=1)))
+    assert expired(after_s=600) == 6 * 2
+    steer(client, experiment, "pause")
+    assert expired(after_s=600) == 0
+    steer(client, experiment, "resume")
+    assert (expired(after_s=600), expired(after_s=0)) == (0, 12)
+
+
+def test_a_resumed_job_waits_out_its_pause_before_the_next_try(client: Any, sessions: Sessions) -> None:
+    experiment = made(client)
+    steer(client, experiment, "pause")
+    with sessions.begin() as session:
+        session.execute(update(Job).values(run_after=func.clock_timestamp() + timedelta(hours=1)))
+    steer(client, experiment, "resume")
+    with sessions() as session:
+        assert session.scalar(select(func.count()).select_from(Job).where(claimable())) == 0
 
 
 def test_cancel_ends_what_waits_and_flags_what_runs(client: Any, sessions: Sessions, claim: Any, end: Any) -> None:
