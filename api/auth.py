@@ -105,6 +105,7 @@ def authenticate() -> None:
         CsrfError: a session's request does not come from our own page.
     """
     header, cookie = request.headers.get("Authorization"), read_cookie()
+    g.is_by_cookie = header is None and cookie is not None
     if header is None and cookie is not None:
         found = _find_session(cookie)
         check_csrf(cookie)

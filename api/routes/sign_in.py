@@ -17,6 +17,7 @@ from api.services import services, transaction
 from api.sessions import clear_cookie, end_session, make_link, read_cookie, set_cookie, start_session, use_link
 from shared.errors import (
     CsrfError,
+    ForbiddenError,
     InvalidInputError,
     MalformedRequestError,
     RateLimitedError,
@@ -35,7 +36,10 @@ browser = Blueprint("sign_in", __name__, template_folder="../templates")
 @api.post("", summary="Make a sign-in link", responses=secured(201, SignInLinkResource))
 @needs(Scope.JOBS_WRITE)
 def post_link() -> Response:
-    """A URL that signs one browser in, once, within the hour; as the key that asks."""
+    """A URL that signs one browser in, once, within the hour; as the key that asks. A signed-in browser cannot."""
+    if g.is_by_cookie:
+        # Its session would never end: each could make the next.
+        raise ForbiddenError("a link that signs in is made with an API key, not by a browser that is signed in")
     with transaction() as session:
         token, expires_at = make_link(session, g.key_id)
     # Behind `#` it reaches neither a server's log nor a Referer header.
@@ -63,6 +67,8 @@ def sign_in() -> Response:
         key_id = use_link(session, value) if name == "link" else find_key(value).id
         if key_id is None:
             raise UnauthorizedError("this link has been used or is too old; sign in with your API key")
+        if (earlier := read_cookie()) is not None:
+            end_session(session, earlier)
         token = start_session(session, key_id)
     response = Response(status=204)
     set_cookie(response, token)

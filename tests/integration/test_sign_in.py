@@ -50,6 +50,15 @@ def test_a_cookie_that_was_kept_is_worth_nothing_after_signing_out(browser: Any)
     assert browser.get("/v1/jobs").status_code == 401
 
 
+def test_signing_in_again_ends_the_session_before(browser: Any) -> None:
+    earlier = re.search(r"animatic_session=([^;]+)", sign_in(browser).headers["Set-Cookie"])
+    assert earlier is not None
+    assert sign_in(browser).status_code == 204
+    assert browser.get("/v1/jobs").status_code == 200
+    browser.set_cookie("animatic_session", earlier[1])
+    assert browser.get("/v1/jobs").status_code == 401
+
+
 @pytest.mark.parametrize(
     ("public_url", "begins"), [("http://a.test", "animatic_session="), ("https://a.test", "__Host-animatic_session=")]
 )
@@ -94,6 +103,12 @@ def test_a_link_signs_in_once_as_the_key_that_made_it(browser: Any, sessions: Se
     assert browser.get("/v1/jobs").status_code == 200
     assert browser.get("/v1/keys").status_code == 403  # no more than the key may
     assert sign_in(browser, link=link).status_code == 401
+
+
+def test_a_cookie_cannot_outlive_its_session_by_making_a_link(browser: Any) -> None:
+    sign_in(browser)
+    answer = browser.post("/v1/sign-in-links", headers=csrf_of(browser))
+    assert (answer.status_code, answer.json["code"]) == (403, "forbidden")
 
 
 def test_a_session_ends_with_its_key(browser: Any) -> None:
