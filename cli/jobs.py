@@ -8,7 +8,16 @@ import click
 
 from cli.client import Client, path_to
 from cli.options import as_json, talks_to_api
-from cli.output import is_interactive, note, print_json, print_table, require_success, show_progress, show_time
+from cli.output import (
+    is_interactive,
+    note,
+    print_json,
+    print_table,
+    printable,
+    require_success,
+    show_progress,
+    show_time,
+)
 from shared.states import JobStatus
 
 
@@ -82,7 +91,7 @@ def show(client: Client, job: str, as_json: bool) -> None:
         print_json(found)
         return
     for name, value in _flatten(found):
-        click.echo(f"{name}: {value}")
+        click.echo(printable(f"{name}: {value}"))
 
 
 @click.command()

@@ -6,7 +6,7 @@ import click
 
 from cli.client import Client, path_to
 from cli.options import as_json, talks_to_api
-from cli.output import note, print_json, print_table, show_time
+from cli.output import note, print_json, print_table, printable, show_time
 from shared.scopes import SCOPE_NAMES
 
 
@@ -43,7 +43,7 @@ def create(client: Client, name: str, scopes: tuple[str, ...], expires_in_days: 
     if as_json:
         print_json(key)
         return
-    note(f"{key['id']} ({key['name']}); the key is shown this once:")
+    note(f"{key['id']} ({printable(key['name'])}); the key is shown this once:")
     click.echo(key["key"])
 
 

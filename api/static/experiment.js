@@ -208,9 +208,11 @@ $("sheet").addEventListener("click", async () => {
       await contactSheet({ rows: experiment.images.map(({ name }) => name), columns: columnTitles(), videos }),
       `${id}.png`,
     );
-  } catch {
+  } catch (problem) {
     $("problem").textContent =
-      "The object store does not let this page read its videos (CORS), so they cannot be drawn on one sheet.";
+      problem instanceof RangeError
+        ? problem.message
+        : "The object store does not let this page read its videos (CORS), so they cannot be drawn on one sheet.";
   }
 });
 

@@ -27,21 +27,31 @@ export function asCsv(experiment, cells, favourites) {
 }
 
 function field(value) {
-  const text = typeof value === "string" && /^[=+\-@\t]/.test(value) ? `'${value}` : String(value);
+  const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
+
+/** Each way: 256 MB of memory, and what every browser draws. */
+const SHEET_MAX_PX = 8192;
+/** Nobody sees anything in smaller ones. */
+const TILE_MIN_PX = 16;
 
 /**
  * Draw the grid with its headings.
  * @param {{rows: string[], columns: string[], videos: Map<string, HTMLVideoElement>}} grid videos by "row column"
  * @returns {Promise<Blob>}
  * @throws {DOMException} the videos come from another host that does not allow it
+ * @throws {RangeError} there are too many for one sheet
  */
 export function contactSheet({ rows, columns, videos }) {
   const [sample] = videos.values();
-  const width = Math.min(320, sample?.videoWidth || 256);
-  const height = Math.round((width * (sample?.videoHeight || 144)) / (sample?.videoWidth || 256));
   const [side, top, gap] = [120, 28, 6];
+  const shape = (sample?.videoWidth || 256) / (sample?.videoHeight || 144);
+  const room = (start, tiles) => Math.floor((SHEET_MAX_PX - start) / tiles) - gap;
+  const width = Math.min(320, sample?.videoWidth || 256, room(side, columns.length), room(top, rows.length) * shape);
+  const height = Math.round(width / shape);
+  if (Math.min(width, height) < TILE_MIN_PX)
+    throw new RangeError("These are too many for one sheet; `animatic sweep --attach` writes several.");
   const canvas = h("canvas", {
     width: side + columns.length * (width + gap),
     height: top + rows.length * (height + gap),

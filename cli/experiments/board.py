@@ -12,6 +12,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from cli.experiments.cells import Cell, grid_points, point_label
+from cli.output import printable
 from shared.video import read_frames
 
 #: what no longer fits goes to a next page.
@@ -132,8 +133,8 @@ class Board:
         return self._left + column * (self._page.width + _MARGIN_PX), self._row_tops[row]
 
     def _write(self, at: tuple[int, int], text: str, color: str) -> None:
-        self._draw.text(at, text, fill=color, font=self._font)
+        self._draw.text(at, printable(text), fill=color, font=self._font)
 
     def _text_width(self, text: str) -> int:
-        length: float = self._font.getlength(text)
+        length: float = self._font.getlength(printable(text))
         return round(length)

@@ -10,7 +10,7 @@ from cli.client import Client, path_to
 from cli.experiments.cells import point_label, read_cells
 from cli.experiments.watching import describe_counts
 from cli.options import as_json, talks_to_api
-from cli.output import print_json, print_table, show_time
+from cli.output import print_json, print_table, printable, show_time
 
 
 @click.group()
@@ -55,7 +55,7 @@ def show(client: Client, experiment: str, as_json: bool) -> None:
     cells = read_cells(client, found)
     click.echo(f"{found['id']} {found['status']}: {describe_counts(found)}")
     for name in ("name", "model"):
-        click.echo(f"{name}: {found[name]}")
+        click.echo(printable(f"{name}: {found[name]}"))
     for kind in ("grid", "base"):
         for name, value in found[kind].items():
             click.echo(f"{kind} {name}: {', '.join(map(str, value)) if kind == 'grid' else value}")

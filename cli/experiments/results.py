@@ -17,6 +17,9 @@ from cli.failure import CommandError
 from cli.output import note, progress_bar, standard_error
 from cli.patience import patiently
 
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+#: file systems take 255 bytes, with a suffix.
+_FILE_NAME_BYTES_MAX = 200
 _NO_PICTURES = "no contact sheet and no side-by-side video: {}; pip install 'animatic[sweep]', then --attach"
 
 
@@ -76,10 +79,15 @@ def write_table(cells: Sequence[Cell], timings: Mapping[int, Mapping[str, float]
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror}") from None
     return path
+
+
+def _cell(value: Any) -> Any:
+    """What a spreadsheet would take for a formula, as text. Source: OWASP, CSV Injection."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
 
 
 def _row(cell: Cell, timings_s: Mapping[str, float]) -> dict[str, Any]:
@@ -138,4 +146,5 @@ def _fetch_whole(client: Client, file: dict[str, Any], target: Path) -> Path:
 
 def _file_name(cell: Cell) -> str:
     values = "_".join(f"{name}={value}" for name, value in cell.values.items())
-    return re.sub(r"[^\w.=-]+", "-", f"{cell.index:03d}_{cell.image}_{values}")
+    name = re.sub(r"[^\w.=-]+", "-", f"{cell.index:03d}_{cell.image}_{values}")
+    return name.encode()[:_FILE_NAME_BYTES_MAX].decode(errors="ignore")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cli.client import Client
 from cli.experiments.cells import Cell, Experiment, grid_points, point_label, read_cells, read_experiment
 from cli.failure import CommandError
-from cli.output import note, standard_error
+from cli.output import note, printable, standard_error
 from shared.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def draw(experiment: Experiment, cells: list[Cell], width: int) -> RenderableTyp
     from rich.table import Table
     from rich.text import Text
 
-    head = Text.assemble((experiment["name"], "bold"), "  ", describe_counts(experiment))
+    head = Text.assemble((printable(experiment["name"]), "bold"), "  ", describe_counts(experiment))
     bar = Table.grid()  # by itself a bar does not end its line
     bar.add_row(ProgressBar(total=1.0, completed=experiment["progress"], width=width // 2, complete_style="green"))
     parts: list[RenderableType] = [head, bar]
@@ -97,7 +97,8 @@ def draw(experiment: Experiment, cells: list[Cell], width: int) -> RenderableTyp
             table.add_column(point_label(point), justify="right")
         for start in range(0, len(cells), len(points)):
             row = cells[start : start + len(points)]
-            table.add_row(row[0].image, *(_stand(cell) for cell in row))
+            # Text: a name may look like markup.
+            table.add_row(Text(printable(row[0].image)), *(_stand(cell) for cell in row))
         parts.append(table)
     return Group(*parts)
 

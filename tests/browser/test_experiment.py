@@ -102,6 +102,20 @@ def test_twenty_videos_of_a_sweep_play_in_step_and_are_compared(
     assert sheet.width > 5 * 256
     assert len(sheet.getcolors(2**24) or ()) > 1000
 
+    # The largest grid there may be is refused, and a wide one made to fit; names are no formulas.
+    sheet = (
+        "async (columns) => (await import('/static/export.js')).contactSheet("
+        "{ rows: ['a'], columns: Array(columns).fill('b'), videos: new Map() })"
+    )
+    assert page.evaluate(f"({sheet})(200).then(({{ size }}) => size)") > 1000
+    assert "too many for one sheet" in page.evaluate(f"({sheet})(10_000).catch(({{ message }}) => message)")
+    table = (
+        "async (name) => (await import('/static/export.js')).asCsv("
+        "{ grid: {}, images: [{ name }] }, [{ image_index: 0 }], new Set())"
+    )
+    for name in ("=1+1", "+1", "-1", "@a", "\t=1", "\r=1"):
+        assert f"'{name}" in page.evaluate(table, name)
+
     page.goto("/experiments")
     expect(page.get_by_role("listitem").filter(has_text="20 of 20 videos")).to_be_visible()
     look(page, "experiments", views=("narrow-dark", "wide-light"))

@@ -461,6 +461,12 @@ def test_cancel_and_delete_take_several_jobs(api: FakeApi) -> None:
     assert [request.method for request in api.requests] == ["POST", "POST", "DELETE", "DELETE"]
 
 
+def test_a_name_does_not_move_the_cursor_of_who_lists_it(api: FakeApi) -> None:
+    key = {"id": "key_1", "name": "a\x1b]0;b\x07\x9b2J\n", "hint": "ak_1…", "created_at": "2026-01-02T03:04:05Z"}
+    api.routes["GET", "/v1/keys"] = Answer({"object": "list", "data": [key], "last_id": "key_1", "has_more": False})
+    assert "key_1  a\\x1b]0;b\\x07\\x9b2J\\n  " in run(api, "keys", "list").stdout
+
+
 def test_keys_are_created_listed_and_revoked(api: FakeApi) -> None:
     key = {"id": "key_1", "name": "farm", "hint": "ak_…9x", "created_at": "2026-01-02T03:04:05Z"}
     api.routes["POST", "/v1/keys"] = Answer({**key, "key": "ak_new"}, 201)

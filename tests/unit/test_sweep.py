@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from cli.experiments.cells import Cell
 from cli.experiments.contact_sheet import write_contact_sheets
@@ -17,8 +20,9 @@ from cli.experiments.effects import chance_of_agreement, find_effects, rank_corr
 from cli.experiments.grid import PRESETS, split_grid
 from cli.experiments.report import describe
 from cli.experiments.request import build_request, image_names
-from cli.experiments.results import write_table
+from cli.experiments.results import _file_name, write_table
 from cli.experiments.side_by_side import write_side_by_side
+from cli.experiments.watching import draw
 from cli.main import cli
 from shared.exit_codes import ExitCode
 from shared.video import probe_mp4, read_frames, write_mp4
@@ -215,6 +219,36 @@ def test_the_table_has_parameters_measures_timings_and_urls_of_every_cell(tmp_pa
     assert (first["seed"], first["flow_px"], first["run_s"], first["denoise_s"]) == ("42", "0.5", "1.5", "1.25")
     assert first["video_url"] == "http://127.0.0.1/v1/jobs/job_0/video"
     assert (second["status"], second["error"], second["video_url"]) == ("failed", "the video is black", "")
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_the_table_has_no_formula_that_somebody_named_an_image(tmp_path: Path, name: str) -> None:
+    named = replace(cell(0, 0, {"min_guidance_scale": -1.5}), image=name)
+    with write_table([named], {}, tmp_path / "results.csv").open(newline="") as file:
+        [row] = csv.DictReader(file)
+    assert (row["image"], row["min_guidance_scale"]) == (f"'{name}", "-1.5")
+
+
+def test_a_video_gets_a_file_whatever_its_image_is_called(tmp_path: Path) -> None:
+    for name in ("../../etc/passwd", "\N{GRINNING FACE}" * 100, "写真" * 50, "a/b\x1b[2J"):
+        path = tmp_path / f"{_file_name(replace(cell(7, 0, {'seed': 1}), image=name))}.mp4"
+        path.touch()
+        assert path.resolve().parent == tmp_path
+        assert path.name.startswith("007_")
+
+
+def test_a_name_that_looks_like_markup_or_moves_the_cursor_is_shown_as_it_is(
+    tmp_path: Path, videos: dict[int, Path]
+) -> None:
+    hostile = "[/red]\x1b[2J\nb"
+    cells = [replace(one, image=hostile) for one in grid_of_three()]
+    counts = {"total": 3, "succeeded": 3, "failed": 0, "canceled": 0, "running": 0, "queued": 0}
+    experiment = {"name": hostile, "status": "running", "progress": 0.5, "eta_s": None, "counts": counts}
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    console.print(draw(experiment, cells, 120))
+    assert console.file.getvalue().count("[/red]\\x1b[2J\\nb") == 2
+    [sheet] = write_contact_sheets(cells, videos, tmp_path)
+    assert sheet.exists()
 
 
 @pytest.fixture
