@@ -63,8 +63,8 @@ async function refresh() {
     }
   } catch (error) {
     if (error.status === 404) return gone();
-    $("problem").textContent = error.message;
     if (error.status === 401) return;
+    if (error.status) $("problem").textContent = error.message; // of a lost connection the banner tells
   }
   schedule();
 }
@@ -227,7 +227,8 @@ function gridHead() {
     const cells = titles.map((value) =>
       h("th", { scope: span > 1 ? "colgroup" : "col", colspan: String(span) }, String(value)),
     );
-    return h("tr", {}, h("th", { scope: "row" }, name), ...cells);
+    const parts = name.split(/(?<=_)/).flatMap((part) => [part, h("wbr")]);
+    return h("tr", {}, h("th", { scope: "row" }, ...parts), ...cells);
   });
   return h("thead", {}, ...rows);
 }

@@ -2,9 +2,11 @@
 
 import { call, ConnectionLost } from "/static/api.js";
 import { $, announce, bytes, h, seconds, shortId, time } from "/static/dom.js";
+import { save } from "/static/export.js";
 import { actions, badge, progress, sideBySide, standing, title } from "/static/job_view.js";
 import { isOver, LiveJobs } from "/static/live.js";
 import { measure, MEASURES, show as showMeasure } from "/static/measures.js";
+import { zip } from "/static/zip.js";
 import "/static/page.js";
 
 const POLL_DELIVERY_MS = 3000;
@@ -121,6 +123,27 @@ function showFrames(job) {
     ),
   );
   if (location.hash === "#frames" && frames.length) $("frames-panel").scrollIntoView();
+}
+
+$("frames-zip").addEventListener("click", async () => {
+  const button = $("frames-zip");
+  button.disabled = true;
+  try {
+    const count = $("frames").children.length;
+    const files = await Promise.all(Array.from({ length: count }, (_, number) => readFrame(number)));
+    save(zip(files), `${id}-frames.zip`);
+  } catch {
+    $("problem").textContent = "The frames cannot be read all at once from here; each of them downloads by itself.";
+  } finally {
+    button.disabled = false;
+  }
+});
+
+async function readFrame(number) {
+  const answer = await fetch(`${base}/frames/${number}`);
+  if (!answer.ok) throw new Error(`frame ${number}: ${answer.status}`);
+  const kind = answer.headers.get("Content-Type").replace(/^image\/|;.*/g, "");
+  return { name: `${String(number).padStart(4, "0")}.${kind}`, data: new Uint8Array(await answer.arrayBuffer()) };
 }
 
 async function showTimeline() {

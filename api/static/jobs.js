@@ -38,9 +38,9 @@ async function refresh() {
     }
     show();
   } catch (problem) {
-    $("label-error").textContent = problem.errors?.length
-      ? problem.errors.map(({ message }) => message).join(" ")
-      : problem.message;
+    const said = problem.errors?.length ? problem.errors.map(({ message }) => message).join(" ") : problem.message;
+    // Of a lost connection, and of an ended sign-in, the banner tells.
+    $("label-error").textContent = problem.status && problem.status !== 401 ? said : "";
     if (!jobs.length) $("tiles").replaceChildren(h("li", { class: "empty" }, "Jobs cannot be shown now."));
   }
 }
@@ -107,7 +107,7 @@ function makeTile(job) {
         "div",
         { class: "row" },
         h("label", { class: "choose" }, choose),
-        h("a", { href: `/jobs/${job.id}` }, title(job)),
+        h("a", { href: `/jobs/${job.id}`, title: title(job) }, title(job)),
         badge(job),
       ),
       h("p", { class: "small muted" }, standing(job, usual(jobs, job.model))),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, Route, expect
 from support import Receiver, Service, eventually
 
@@ -32,6 +34,13 @@ def test_a_jobs_page_shows_all_that_is_known_of_it_and_sends_its_webhook_again(
     expect(page.locator("#timings")).to_contain_text("denoise")
     expect(page.locator("#manifest")).to_contain_text(job["id"])
     expect(page.locator("#frames img")).to_have_count(14)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download all as ZIP").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert archive.testzip() is None
+        assert [name for name in archive.namelist() if Image.open(archive.open(name)).size == (256, 128)] == [
+            f"{number:04}.webp" for number in range(14)
+        ]
     expect(page.locator("[data-delivery=delivered]")).to_be_visible(timeout=20_000)
     look(page, "job")
     page.get_by_role("button", name="Send again").click()
