@@ -64,7 +64,6 @@ def claim_job(
     while (
         row := _take_best(session, model, worker_id, lease_s=lease_s, attempt_deadline_s=attempt_deadline_s)
     ) is not None:
-        stored = session.get_one(Input, row.input_id)
         session.execute(insert(Attempt).values(job_id=row.id, attempt=row.attempt, worker_id=worker_id))
         session.execute(update(Worker).where(Worker.id == worker_id).values(job_id=row.id, last_seen_at=db_now()))
         record_event(session, row.id, JobStatus.RUNNING, attempt=row.attempt, reason="claimed")
@@ -88,9 +87,9 @@ def claim_job(
             lease_token=row.lease_token,
             model=model,
             params=params,
-            input_id=stored.id,
-            input_key=stored.object_key,
-            input_sha256=stored.sha256,
+            input_id=row.input_id,
+            input_key=row.object_key,
+            input_sha256=row.sha256,
             transient_failures=row.transient_failures,
             was_lost=row.attempt > 1 and session.scalar(select(was_lost(row.id))) is True,
             started_at=row.started_at,
@@ -117,7 +116,7 @@ def _take_best(
     draining = select(Worker.id).where(Worker.id == worker_id, Worker.drain_deadline_at.is_not(None)).exists()
     return session.execute(
         update(Job)
-        .where(Job.id == best, ~draining)
+        .where(Job.id == best, Input.id == Job.input_id, ~draining)
         .values(
             status=JobStatus.RUNNING,
             attempt=Job.attempt + 1,
@@ -138,6 +137,8 @@ def _take_best(
             Job.lease_token,
             Job.params,
             Job.input_id,
+            Input.object_key,
+            Input.sha256,
             Job.transient_failures,
             Job.started_at,
         )

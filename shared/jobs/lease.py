@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from shared.database import db_now
@@ -29,7 +29,11 @@ class Flags:
 def extend_lease(
     session: Session, claim: Claim, *, phase: Phase, step: int, total_steps: int, lease_s: float
 ) -> Flags | None:
-    """Beat once. None: the attempt is no longer ours, and all work on it must stop."""
+    """Beat once. None: the attempt is no longer ours, and all work on it must stop.
+
+    Its transaction does not wait for the disk, so it must do nothing else: a crash of Postgres may forget the last
+    beats, but every reaper waits one lease after it.
+    """
     drain_deadline = select(Worker.drain_deadline_at).where(Worker.id == Job.worker_id).correlate(Job).scalar_subquery()
     row = session.execute(
         update(Job)
@@ -40,7 +44,12 @@ def extend_lease(
             total_steps=total_steps,
             lease_expires_at=db_now() + timedelta(seconds=lease_s),
         )
-        .returning(Job.cancel_requested_at.is_not(None), drain_deadline <= db_now())
+        .returning(
+            Job.cancel_requested_at.is_not(None),
+            drain_deadline <= db_now(),
+            # Read when the transaction commits, and forgotten after it.
+            func.set_config("synchronous_commit", "off", True),
+        )
         .execution_options(synchronize_session=False)
     ).one_or_none()
     return None if row is None else Flags(cancel=bool(row[0]), release=bool(row[1]))

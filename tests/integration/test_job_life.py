@@ -156,6 +156,19 @@ def test_a_heartbeat_extends_the_lease_and_brings_back_the_flags(sessions, submi
     assert (flags.cancel, flags.release) == (True, True)
 
 
+def test_of_all_writes_only_a_heartbeat_does_not_wait_for_the_disk(sessions, submit, claim) -> None:
+    submit()
+    taken = claim()
+    waits = text("SHOW synchronous_commit")
+    with sessions.begin() as session:
+        extend_lease(session, taken, phase=Phase.DENOISE, step=3, total_steps=10, lease_s=60)
+        connection = session.connection().connection.driver_connection
+        assert session.scalar(waits) == "off"
+    with sessions.begin() as session:
+        assert session.connection().connection.driver_connection is connection
+        assert session.scalar(waits) == "on"
+
+
 def test_a_stale_attempt_changes_nothing(sessions, submit, claim) -> None:
     job_id = submit()
     stale = claim()
