@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from api.auth import require_rate
-from api.experiment_schemas import ExperimentRequest
 from api.intake import ImageSource
 from api.jobs import TakenImage, checked_key, discard_images, take_source
+from api.schemas.experiments import ExperimentRequest
 from api.services import current_tenant, own_usage, quotas, services, transaction
 from shared.catalogue import ModelEntry, off_distribution, queue_name, resolve
 from shared.errors import AnimaticError, ConflictError, InvalidInputError, RequestError

@@ -15,7 +15,7 @@ from werkzeug.exceptions import BadRequest
 
 from api.data_uri import decode_data_uri, is_data_uri
 from api.images import AcceptedImage
-from api.schemas import InputRequest, JobRequest
+from api.schemas.jobs import InputRequest, JobRequest
 from api.services import current_tenant, services
 from shared.deadlines import Deadline, Watchdog
 from shared.errors import (

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from api.intake import ImageSource, load_image, store_image
 from api.lookup import find
-from api.schemas import JobRequest
+from api.schemas.jobs import JobRequest
 from api.services import current_tenant, own_usage, quotas, services, transaction
 from shared.catalogue import ModelEntry, off_distribution, resolve
 from shared.errors import ConflictError, InvalidInputError, RequestError, StorageError

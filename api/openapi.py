@@ -20,9 +20,10 @@ from flask_openapi3 import Info, OpenAPI
 from pydantic import BaseModel
 
 from api.auth import needed_scope
-from api.experiment_schemas import ExperimentRequest
 from api.problems import Problem
-from api.schemas import InputRequest, JobRequest, KeyRequest
+from api.schemas.experiments import ExperimentRequest
+from api.schemas.jobs import InputRequest, JobRequest
+from api.schemas.keys import KeyRequest
 from shared.params import GenerationOptions
 from shared.scopes import Scope
 

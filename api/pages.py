@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, select, tuple_
 from sqlalchemy.orm import Session
 
-from api.schemas import PageQuery
+from api.schemas.lists import PageQuery
 from shared.errors import NotFoundError
 from shared.ids import Prefix, parse_id
 

@@ -8,11 +8,13 @@ from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from api.auth import needs
-from api.experiment_schemas import ExperimentPath
 from api.lookup import find, missing, owned
 from api.pages import envelope, fetch_page
 from api.responses import json_response, secured
-from api.schemas import DeliveryPage, DeliveryPath, DeliveryResource, JobPath, PageQuery
+from api.schemas.experiments import ExperimentPath
+from api.schemas.jobs import JobPath
+from api.schemas.lists import PageQuery
+from api.schemas.webhooks import DeliveryPage, DeliveryPath, DeliveryResource
 from api.services import transaction
 from shared.database import db_now
 from shared.errors import ConflictError

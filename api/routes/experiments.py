@@ -9,7 +9,6 @@ from flask_openapi3 import APIBlueprint, Tag
 from sqlalchemy import and_, select
 
 from api.auth import check_still_valid, needs
-from api.experiment_schemas import CellPage, CellsQuery, ExperimentPage, ExperimentPath, ExperimentRequest
 from api.experiments import (
     accept_experiment,
     ring_for,
@@ -21,7 +20,8 @@ from api.live import stream, stream_schema, wait_for_end
 from api.lookup import find, missing, owned
 from api.pages import envelope, fetch_page
 from api.responses import json_response, secured
-from api.schemas import PageQuery, WaitQuery
+from api.schemas.experiments import CellPage, CellsQuery, ExperimentPage, ExperimentPath, ExperimentRequest
+from api.schemas.lists import PageQuery, WaitQuery
 from api.services import current_tenant, quotas, reading, services, transaction
 from shared.errors import NotFoundError
 from shared.experiments.resource import ExperimentResource, cell_resources

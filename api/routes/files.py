@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from api.auth import needs
 from api.lookup import find
 from api.responses import secured
-from api.schemas import FramePath, InputPath, JobPath
+from api.schemas.jobs import FramePath, InputPath, JobPath
 from api.services import services, transaction
 from shared.errors import ConflictError, GoneError, NotFoundError
 from shared.objects import LocalStore

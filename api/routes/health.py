@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from api.metrics import render_metrics
 from api.responses import documented, json_response
-from api.schemas import HealthResource
+from api.schemas.service import HealthResource
 from api.services import services, transaction
 
 api = APIBlueprint("health", __name__, abp_tags=[Tag(name="health")])

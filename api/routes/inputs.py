@@ -10,7 +10,7 @@ from api.intake import read_request
 from api.jobs import take_input
 from api.lookup import find
 from api.responses import json_response, secured
-from api.schemas import InputPath, InputRequest, InputResource
+from api.schemas.jobs import InputPath, InputRequest, InputResource
 from api.services import transaction
 from shared.ids import show_id
 from shared.scopes import Scope

@@ -16,16 +16,8 @@ from api.live import stream, stream_schema, wait_for_end
 from api.lookup import find, missing, owned
 from api.pages import envelope, fetch_page
 from api.responses import json_response, secured
-from api.schemas import (
-    AttemptResource,
-    EventResource,
-    JobPage,
-    JobPath,
-    JobRequest,
-    JobsQuery,
-    TimelineResource,
-    WaitQuery,
-)
+from api.schemas.jobs import AttemptResource, EventResource, JobPage, JobPath, JobRequest, JobsQuery, TimelineResource
+from api.schemas.lists import WaitQuery
 from api.services import current_tenant, reading, services, transaction
 from shared.ids import parse_id, show_id
 from shared.jobs.resource import ErrorResource, JobResource, job_resource

@@ -12,7 +12,9 @@ from api.auth import create_key, needs
 from api.intake import read_json
 from api.pages import envelope, fetch_page
 from api.responses import json_response, secured
-from api.schemas import KeyPage, KeyPath, KeyRequest, KeyResource, NewKeyResource, PageQuery, WebhookSecretResource
+from api.schemas.keys import KeyPage, KeyPath, KeyRequest, KeyResource, NewKeyResource
+from api.schemas.lists import PageQuery
+from api.schemas.webhooks import WebhookSecretResource
 from api.services import current_tenant, services, transaction
 from shared.database import db_now
 from shared.errors import NotFoundError

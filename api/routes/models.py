@@ -13,7 +13,7 @@ from api.auth import needs
 from api.intake import read_json
 from api.pages import envelope
 from api.responses import json_response, secured
-from api.schemas import ModelLimits, ModelPage, ModelPath, ModelResource, ResolvedResource
+from api.schemas.models import ModelLimits, ModelPage, ModelPath, ModelResource, ResolvedResource
 from api.services import services, transaction
 from shared.catalogue import ModelEntry, off_distribution, resolve
 from shared.database import db_now

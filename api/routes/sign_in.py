@@ -12,7 +12,7 @@ from api.auth import authenticate, find_key, needs
 from api.intake import arriving
 from api.page_headers import harden
 from api.responses import json_response, secured
-from api.schemas import SignInLinkResource
+from api.schemas.keys import SignInLinkResource
 from api.services import services, transaction
 from api.sessions import clear_cookie, end_session, make_link, read_cookie, set_cookie, start_session, use_link
 from shared.errors import (

@@ -9,7 +9,7 @@ from flask_openapi3 import APIBlueprint, Tag
 
 from api.auth import needs
 from api.responses import json_response, secured
-from api.schemas import UsageResource
+from api.schemas.service import UsageResource
 from api.services import own_usage, transaction
 from shared.scopes import Scope
 

@@ -12,7 +12,7 @@ from sqlalchemy import and_, select
 from api.auth import needs
 from api.pages import envelope
 from api.responses import json_response, secured
-from api.schemas import WorkerPage, WorkerResource, WorkerStatus
+from api.schemas.models import WorkerPage, WorkerResource, WorkerStatus
 from api.services import current_tenant, reading, services
 from shared.database import db_now
 from shared.ids import show_id

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, and_, event
 from sqlalchemy.orm import Session
 
 from api.pages import fetch_page
-from api.schemas import JobsQuery
+from api.schemas.jobs import JobsQuery
 from bench.service.site import ROOT
 from bench.service.tables import MODEL, Database, new_job
 from shared.doorbell import Doorbell

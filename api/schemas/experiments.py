@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from api.schemas import Labels, Page, PageQuery, Priority, Text
+from api.schemas.fields import Labels, Priority, Text
+from api.schemas.lists import Page, PageQuery
 from shared.experiments.grid import GenerationGrid
 from shared.experiments.resource import CellResource, ExperimentResource
 from shared.params import GenerationOptions, whole_numbers
