@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cli.client import Client, path_to
-from cli.options import as_json, talks_to_api
+from cli.options import as_json, talks_to_api, timeout_option
 from cli.output import (
     is_interactive,
     note,
@@ -23,7 +23,7 @@ from shared.states import JobStatus
 
 @click.command(epilog="Exit code 1 if the job fails or is canceled, 5 if the timeout passes.")
 @click.argument("job")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="Give up after so many seconds.")
+@timeout_option("Give up after S.")
 @as_json
 @talks_to_api
 def watch(client: Client, job: str, timeout: float | None, as_json: bool) -> None:

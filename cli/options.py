@@ -24,6 +24,19 @@ data_dir_option = click.option(
 )
 
 
+model_option = click.option("--model", help="Name from `animatic models list`; default: the service's first.")
+
+labels_option = click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, help="Your own; repeatable.")
+
+
+def webhook_option(when: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option("--webhook-url", metavar="URL", help=f"Gets a signed POST when {when}.")
+
+
+def timeout_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help=what)
+
+
 def talks_to_api(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that say where the API is, and a connected client as its first argument."""
 

@@ -11,7 +11,7 @@ import click
 
 from cli.client import Client, Fields, path_to
 from cli.follow import follow
-from cli.options import as_json, talks_to_api
+from cli.options import as_json, labels_option, model_option, talks_to_api, timeout_option, webhook_option
 from cli.output import note, print_json, require_success, show_progress
 from cli.parameters import generation_options
 
@@ -20,14 +20,14 @@ from cli.parameters import generation_options
     epilog="Ranges that depend on the model are checked by the API. Exit code 1 if, with --wait, the job fails."
 )
 @click.argument("image")
-@click.option("--model", help="Name from `animatic models list`; default: the service's first.")
+@model_option
 @generation_options
 @click.option("--priority", type=click.IntRange(-100, 100), help="Higher goes first; default 0.")
-@click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, help="Your own; repeatable.")
-@click.option("--webhook-url", metavar="URL", help="Gets a signed POST when the job has ended.")
+@labels_option
+@webhook_option("the job has ended")
 @click.option("--idempotency-key", metavar="KEY", help="The same key makes the job only once, for 24 hours.")
 @click.option("--wait", is_flag=True, help="Show progress until the job ends.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="With --wait: give up after S.")
+@timeout_option("With --wait: give up after S.")
 @click.option(
     "-o",
     "--output",

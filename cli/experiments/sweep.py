@@ -18,7 +18,7 @@ from cli.experiments.request import submit_experiment
 from cli.experiments.results import pictures_missing, write_results
 from cli.experiments.watching import describe_counts, watch_experiment
 from cli.failure import CommandError
-from cli.options import as_json, talks_to_api
+from cli.options import as_json, labels_option, model_option, talks_to_api, timeout_option, webhook_option
 from cli.output import note, print_json
 from cli.parameters import generation_options
 from shared.exit_codes import ExitCode
@@ -32,16 +32,16 @@ from shared.exit_codes import ExitCode
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="An experiment of the article about SVD.")
 @functools.partial(generation_options, wrap=ValueList)
 @click.option("--name", help="Of the experiment; default: the preset's, or what is swept.")
-@click.option("--model", help="Name from `animatic models list`; default: the service's first.")
-@click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, help="Your own; repeatable.")
-@click.option("--webhook-url", metavar="URL", help="Gets a signed POST when the experiment has finished.")
+@model_option
+@labels_option
+@webhook_option("the experiment has finished")
 @click.option("--reuse", is_flag=True, help="Take results of equal jobs that are there already.")
 @click.option("--wandb", "to_wandb", is_flag=True, help="Have the service log it to Weights & Biases.")
 @click.option("--wandb-project", metavar="NAME", help="Implies --wandb; default: the service's.")
 @click.option("--wandb-entity", metavar="NAME", help="Implies --wandb; default: the service's.")
 @click.option("--attach", metavar="EXPERIMENT", help="Submit nothing: watch this one, and write its results.")
 @click.option("--detach", is_flag=True, help="Submit, print the id and leave.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="Give up watching after S.")
+@timeout_option("Give up watching after S.")
 @click.option(
     "-o",
     "--out",
