@@ -16,10 +16,10 @@ from sqlalchemy.orm import Session
 import migrations
 from api.auth import DEFAULT_TENANT, create_key, ensure_tenant
 from shared.database import make_engine, make_sessions, translated_errors
+from shared.environment import load_settings
 from shared.errors import AnimaticError, StartupError
 from shared.exit_codes import ExitCode
 from shared.scopes import SCOPE_NAMES, Scope
-from shared.settings import load_settings
 from shared.tables import Tenant
 
 

@@ -11,10 +11,11 @@ from typing import Any, NoReturn
 
 from gunicorn.app.base import BaseApplication
 
+from shared.environment import load_settings
 from shared.errors import StartupError
 from shared.exit_codes import ExitCode
 from shared.processes import die_with_parent
-from shared.settings import Settings, load_settings
+from shared.settings import Settings
 
 #: streams end by themselves within a second of SIGTERM; this is for uploads that are under way.
 _GRACEFUL_TIMEOUT_S = 20

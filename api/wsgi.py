@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask_openapi3 import OpenAPI
 
 from api.app import create_app
-from shared.settings import load_settings
+from shared.environment import load_settings
 
 
 def make_app() -> OpenAPI:

@@ -22,8 +22,8 @@ from cli.output import note, require_success, show_progress
 from cli.receiver import WebhookReceiver
 from cli.stack import Stack, StackOptions
 from cli.submit import create_job
+from shared.environment import load_settings
 from shared.exit_codes import ExitCode
-from shared.settings import load_settings
 
 _WEBHOOK_LIMIT_S = 20.0
 _LOOK_S = 0.1

@@ -17,9 +17,9 @@ from cli.gpus import count_gpus
 from cli.place import Place
 from cli.services import Program, Service, describe_exit, run_to_end
 from shared.catalogue import BUILT_IN, find_entry
+from shared.environment import load_settings
 from shared.errors import StartupError
 from shared.exit_codes import ExitCode
-from shared.settings import load_settings
 
 _READY_LIMIT_S = 600.0
 _PORT_PATIENCE_S = 10.0

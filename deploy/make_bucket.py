@@ -7,9 +7,9 @@ import sys
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from shared.environment import load_settings
 from shared.errors import StartupError
 from shared.exit_codes import ExitCode
-from shared.settings import load_settings
 
 
 def make_bucket() -> str:

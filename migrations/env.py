@@ -6,7 +6,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 from shared.database import make_engine
-from shared.settings import load_settings
+from shared.environment import load_settings
 from shared.tables import Base
 
 

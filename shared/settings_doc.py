@@ -13,7 +13,8 @@ import annotated_types
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from shared.settings import CLIENT_VARIABLES, PREFIX, Settings
+from shared.environment import CLIENT_VARIABLES
+from shared.settings import PREFIX, Settings
 
 _INTRODUCTION = """\
 # Settings

@@ -25,9 +25,10 @@ from celery.signals import worker_shutting_down
 
 from shared.catalogue import find_entry
 from shared.database import Sessions, make_engine, make_sessions
+from shared.environment import load_settings
 from shared.errors import DatabaseError, StartupError
 from shared.ids import new_id
-from shared.settings import Settings, load_settings
+from shared.settings import Settings
 from worker.app import make_app
 from worker.log import configure_logging
 from worker.preflight import check_model

@@ -14,9 +14,10 @@ import click
 from sqlalchemy import Engine, select, text
 
 from shared.database import db_now, make_engine, make_sessions, translated_errors
+from shared.environment import load_settings
 from shared.errors import AnimaticError, StartupError
 from shared.exit_codes import ExitCode
-from shared.settings import Settings, load_settings
+from shared.settings import Settings
 from shared.tables import Worker
 
 #: a maintainer that is well asks the database something every second.

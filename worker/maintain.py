@@ -11,10 +11,11 @@ from typing import Any
 
 from shared.database import make_engine, make_sessions
 from shared.doorbell import Doorbell
+from shared.environment import load_settings
 from shared.errors import StartupError, TransientError
 from shared.objects import open_store
 from shared.outbound import OutboundGuard
-from shared.settings import Settings, load_settings
+from shared.settings import Settings
 from worker.log import configure_logging
 from worker.maintenance.collect import collect_orphans, expire_results
 from worker.maintenance.deliver import Deliverer

@@ -14,9 +14,10 @@ import huggingface_hub
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from shared.catalogue import BUILT_IN, ModelEntry, find_entry
+from shared.environment import load_settings
 from shared.errors import StartupError
 from shared.exit_codes import ExitCode
-from shared.settings import Settings, load_settings
+from shared.settings import Settings
 from worker.checkpoint import CONFIGS, WEIGHTS, ResolvedCheckpoint
 from worker.preflight import check_model, find_snapshot
 

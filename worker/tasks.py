@@ -22,10 +22,10 @@ from celery.signals import worker_process_init, worker_process_shutdown
 from shared.catalogue import find_entry
 from shared.database import make_engine, make_sessions
 from shared.doorbell import TASK_NAME
+from shared.environment import load_settings
 from shared.errors import DeviceLostError, StartupError, TransientError
 from shared.exit_codes import ExitCode
 from shared.objects import open_store
-from shared.settings import load_settings
 from worker.attempt import Services
 from worker.generate import Generator
 from worker.load import load

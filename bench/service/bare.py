@@ -18,7 +18,8 @@ from sqlalchemy import create_engine, text
 
 from api.serve import Server
 from bench.service.celery_app import QUEUE, TASK
-from shared.settings import Settings, load_settings
+from shared.environment import load_settings
+from shared.settings import Settings
 
 _TABLE = text("""
 CREATE TABLE IF NOT EXISTS bare_jobs (

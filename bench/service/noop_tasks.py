@@ -19,11 +19,11 @@ from sqlalchemy.orm import Session
 from shared.catalogue import queue_name
 from shared.database import make_engine, make_sessions
 from shared.doorbell import TASK_NAME
+from shared.environment import load_settings
 from shared.ids import new_id
 from shared.jobs.claim import claim_job
 from shared.jobs.end import end_job
 from shared.objects import open_store
-from shared.settings import load_settings
 from shared.states import JobStatus, Phase
 from worker.app import make_app
 from worker.attempt import Attempt, Services

@@ -14,7 +14,8 @@ import urllib3
 
 from cli.engines import Child, free_port, run_postgres, run_redis
 from cli.services import Program, run_to_end
-from shared.settings import Settings, load_settings
+from shared.environment import load_settings
+from shared.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 PHOTO = ROOT / "docs" / "samples" / "rocket.jpg"

@@ -17,7 +17,8 @@ import urllib3
 
 from cli.engines import Child, Postgres, Redis, free_port
 from cli.services import Program, run_to_end
-from shared.settings import Settings, load_settings
+from shared.environment import load_settings
+from shared.settings import Settings
 
 _APIS = 2
 _MAINTAINERS = 2

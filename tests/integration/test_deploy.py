@@ -25,7 +25,8 @@ from packaging.requirements import Requirement
 from support import Service, eventually
 
 from shared.catalogue import find_entry
-from shared.settings import Settings, load_settings
+from shared.environment import load_settings
+from shared.settings import Settings
 from worker.checkpoint import TINY
 
 ROOT = Path(__file__).parents[2]

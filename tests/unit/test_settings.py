@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from shared import settings_doc
+from shared.environment import CLIENT_VARIABLES, load_settings
 from shared.errors import StartupError
 from shared.exit_codes import ExitCode
-from shared.settings import CLIENT_VARIABLES, PREFIX, Settings, load_settings
+from shared.settings import PREFIX, Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
