@@ -52,18 +52,22 @@ def make_video(page: Page, photo: Path, limit_s: float) -> None:
     page.wait_for_timeout(CONTROLS_HIDE_MS)
 
 
-def sweep(page: Page, photos: list[Path], values: str, limit_s: float) -> None:
+def start_sweep(page: Page, photos: list[Path], values: str) -> None:
     page.goto("/?sweep=1")
     page.locator("#pick").set_input_files(photos)
     page.get_by_label("Values").fill(values)
     page.get_by_label("Name").fill("How much motion?")
     page.get_by_role("button", name="Start sweep").click()
     page.wait_for_url("**/experiments/exp_*")
-    expect(page.locator("#status")).to_contain_text("finished", timeout=limit_s * 1000)
-    videos = "() => [...document.querySelectorAll('.cell video')].every((video) => video.readyState === 4)"
-    page.wait_for_function(videos)
-    # The last frame shows best how far a video gets.
+
+
+def show_sweep(page: Page) -> None:
+    """All videos at their last frame, which shows best how far each got, and what is known of one of them."""
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.cell video')].every((video) => video.readyState === 4)"
+    )
     page.get_by_label("Place in all videos").fill("0.97")
+    page.get_by_label("Place in all videos").blur()
     page.locator(".cell").nth(1).hover()
 
 
@@ -82,18 +86,25 @@ def main() -> None:
         page = context.new_page()
         make_video(page, PHOTOS[0], options.limit_s)
         save(page, "studio", height=800)
-        sweep(page, PHOTOS, options.values, options.limit_s)
-        save(page, "experiment", height=1060)
-        save(page, "experiment-narrow", width=360, height=740, theme="dark")
+        start_sweep(page, PHOTOS, options.values)
+        experiment = page.url
+        # The gallery while there is a queue.
+        expect(page.locator(".cell video").nth(len(PHOTOS))).to_be_attached(timeout=options.limit_s * 1000)
         page.goto("/jobs")
         expect(page.locator(".tile video").first).to_be_visible()
-        page.wait_for_timeout(1000)
+        page.wait_for_timeout(3000)
         save(page, "jobs", height=800, theme="dark")
+        page.goto(experiment)
+        expect(page.locator("#status")).to_contain_text("finished", timeout=options.limit_s * 1000)
+        show_sweep(page)
+        save(page, "experiment", width=1440, height=1230)
+        save(page, "experiment-narrow", width=360, height=740, theme="dark")
+        page.goto("/jobs")
         page.locator(".tile a:not([aria-hidden])").last.click()
         expect(page.locator("#manifest")).to_be_visible()
         page.mouse.move(1, 1)
         page.wait_for_timeout(CONTROLS_HIDE_MS)
-        save(page, "job", height=1060)
+        save(page, "job", height=900)
         browser.close()
 
 
