@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -176,10 +177,22 @@ def _warnings(request: ExperimentRequest, base: dict[str, Any], points: Sequence
 
 
 def _take_images(sources: Sequence[ImageSource]) -> list[TakenImage]:
-    """All of them, or none is left behind."""
+    """All of them, or none is left behind.
+
+    Raises:
+        InvalidInputError: they took too long together: a hundred slow hosts would hold a thread for half an hour.
+    """
     taken: list[TakenImage] = []
+    limit_s = services().settings.upload_timeout_s
+    started = time.monotonic()
     try:
         for number, source in enumerate(sources):
+            if time.monotonic() - started > limit_s:
+                raise InvalidInputError(
+                    f"images must be there within {limit_s:g} s, {number} of {len(sources)} were; "
+                    "upload them before, with POST /v1/inputs",
+                    field="images",
+                )
             taken.append(take_source(source, place=f"images.{number}."))
     except AnimaticError:
         discard_images(taken)

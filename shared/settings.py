@@ -71,7 +71,9 @@ class Settings(BaseSettings):
         description="First API key of the tenant `default`; works as soon as the API runs. Best given as a file.",
     )
     max_body_bytes: int = Field(32 * 2**20, ge=2**10, description="Largest request body, bytes.")
-    upload_timeout_s: float = Field(120, gt=0, description="Time that a request's body may take to arrive, s.")
+    upload_timeout_s: float = Field(
+        120, gt=0, description="Time that a request's body may take to arrive, and then an experiment's images, s."
+    )
     max_image_pixels: int = Field(
         64_000_000, ge=1024, description="Largest input image, pixels; decoding takes about 10 bytes each."
     )

@@ -262,6 +262,13 @@ def test_an_experiment_keeps_to_the_quotas_of_jobs(make_client: Any, sessions: S
     assert (rows(sessions, Experiment), rows(sessions, Input)) == (1, 2)
 
 
+def test_an_experiments_images_have_one_time_limit_together(make_client: Any, store: ObjectStore) -> None:
+    answer = submit(make_client(upload_timeout_s=1e-6))
+    assert (answer.status_code, answer.json["errors"][0]["field"]) == (422, "images")
+    assert "images must be there within 1e-06 s, 0 of 2 were" in answer.json["detail"]
+    assert list(store.list_keys("")) == []
+
+
 def test_a_thousand_cells_are_accepted_and_read_fast(client: Any, sessions: Sessions, record_property: Any) -> None:
     started = time.perf_counter()
     experiment = made(client, images=[{"image_url": photo()}], grid={"seed": list(range(1000))}, base={})
