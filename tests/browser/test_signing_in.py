@@ -37,17 +37,6 @@ def test_a_key_signs_in_and_back_to_where_one_wanted_to_be(
     expect(page).to_have_url(f"{site.url}/sign-in?next=/")
 
 
-def test_a_link_signs_in_once(site: Service, new_context: Callable[..., BrowserContext]) -> None:
-    url = site.request("POST", "/v1/sign-in-links").json()["url"]
-    page = new_context().new_page()
-    page.goto(url)
-    expect(page).to_have_url(f"{site.url}/")
-    page = new_context().new_page()
-    page.goto(url)
-    expect(page.locator("#key-error")).to_contain_text("has been used or is too old")
-    assert "#" not in page.url
-
-
 @pytest.fixture
 def link_of_up() -> Iterator[str]:
     """What a real `animatic up` prints to sign in with."""
