@@ -59,6 +59,10 @@ def engines() -> Iterator[Engines]:
     folder.chmod(0o711)  # Postgres runs as another user when we are root
     try:
         with run_postgres(folder / "postgres") as postgres_url, run_redis(folder / "redis") as redis_url:
+            with psycopg.connect(postgres_url, autocommit=True) as connection:
+                # Nobody cuts the power here, and each test makes a database of its own.
+                connection.execute("ALTER SYSTEM SET fsync = off")
+                connection.execute("SELECT pg_reload_conf()")
             migrate(postgres_url)
             yield Engines(postgres_url, redis_url)
     finally:
