@@ -1,6 +1,6 @@
 """Does the time of a 404 tell whether another tenant has the job? `python -m bench.refusals [--requests N]`.
 
-Asks in turn for a job that nobody has and for one that another tenant has, of the API's own application on a real
+Asks in turn for jobs that nobody has and for jobs that another tenant has, of the API's own application on a real
 Postgres, and compares: medians, and the chance that a random answer about another's job is slower than a random one
 about none. 0.5 is no difference.
 """
@@ -43,16 +43,16 @@ def measure(settings: Settings, requests: int) -> dict[str, list[float]]:
     with make_sessions(engine).begin() as session:
         _, key = create_key(session, ensure_tenant(session, "asks"), "bench")
         params = resolve(GenerationOptions(seed=1), find_entry("tiny")).model_dump(mode="json")
-        job = Job(id=new_id(), tenant_id=ensure_tenant(session, "has"), model="tiny", params=params)
-        session.add(job)
-        session.flush()
-        others = show_id("job", job.id)
+        has = ensure_tenant(session, "has")
+        # Each is asked for once, as those that are not there are.
+        others = [new_id() for _ in range(requests)]
+        session.add_all(Job(id=job_id, tenant_id=has, model="tiny", params=params) for job_id in others)
     engine.dispose()
     client = create_app(settings).test_client()
     headers = {"Authorization": f"Bearer {key}"}
     seconds: dict[str, list[float]] = {"absent": [], "another's": []}
-    for number in range(requests):
-        pair = [("absent", show_id("job", new_id())), ("another's", others)]
+    for number, others_id in enumerate(others):
+        pair = [("absent", show_id("job", new_id())), ("another's", show_id("job", others_id))]
         for name, job_id in pair if number % 2 else reversed(pair):
             started = time.perf_counter()
             status = client.get(f"/v1/jobs/{job_id}", headers=headers).status_code
