@@ -12,16 +12,15 @@ be. The rules are written down here once more, as `docs/http-api.md` has them.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator
-from io import BytesIO
 from typing import Any
 
 import schemathesis
 from hypothesis import strategies as st
+from photos import data_uri, encode, plain
 from PIL import Image
 from schemathesis.openapi.checks import RejectedPositiveData
 from schemathesis.transport.serialization import Binary
@@ -31,9 +30,7 @@ _CELLS_MAX = int(os.environ["CONTRACT_CELLS_MAX"])
 
 
 def _encode(size: tuple[int, int], mode: str, colour: int, file_format: str) -> bytes:
-    file = BytesIO()
-    Image.new("RGB", size, f"#{colour:06x}").convert(mode).save(file, file_format)
-    return file.getvalue()
+    return encode(Image.new("RGB", size, f"#{colour:06x}").convert(mode), file_format)
 
 
 _COLOURS = st.integers(0, 0xFFFFFF)
@@ -70,7 +67,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 
 def _data_uri(url: str) -> str:
     colour = int.from_bytes(hashlib.sha256(url.encode(errors="surrogatepass")).digest()[:3])
-    return f"data:image/png;base64,{base64.b64encode(_encode((64, 48), 'RGB', colour, 'PNG')).decode()}"
+    return data_uri(plain(f"#{colour:06x}"))
 
 
 @schemathesis.hook

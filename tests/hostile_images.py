@@ -6,9 +6,9 @@ import random
 import struct
 import zlib
 from collections.abc import Iterator
-from io import BytesIO
 from typing import Any, Literal, NamedTuple
 
+from photos import encode
 from PIL import Image, ImageCms
 
 WIDTH, HEIGHT = 96, 64
@@ -34,12 +34,6 @@ class Hostile(NamedTuple):
     data: bytes
     #: what must come of it.
     outcome: Literal["refused", "accepted"]
-
-
-def encode(image: Image.Image, image_format: str, **options: Any) -> bytes:
-    file = BytesIO()
-    image.save(file, image_format, **options)
-    return file.getvalue()
 
 
 def picture() -> Image.Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from base64 import b64encode
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -15,6 +14,7 @@ from uuid import UUID
 import psutil
 import pytest
 from audit import Ledger, audit
+from photos import data_uri
 from sqlalchemy import and_, func, or_, select, text
 from support import Process, Service, eventually
 
@@ -81,7 +81,7 @@ class Trial:
         body = {
             "name": "sweep",
             "model": "double",
-            "images": [{"image_url": f"data:image/jpeg;base64,{b64encode(self.image).decode()}"}],
+            "images": [{"image_url": data_uri(self.image)}],
             "grid": {"motion_bucket_id": [60, 180]},
             "base": {"num_inference_steps": 2},
             **fields,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import threading
-from base64 import b64encode
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from audit import Ledger, audit
 from experiment_audit import check_experiments
+from photos import data_uri
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.orm import sessionmaker
 from support import WORKER_ID, eventually
@@ -177,11 +177,10 @@ def test_each_promise_about_a_job_that_is_broken_in_the_database_is_found(
 def test_each_promise_about_an_experiment_that_is_broken_is_found(
     client: Any, rocket: bytes, engine: Engine, sessions: Sessions, run_next: Callable[[], None]
 ) -> None:
-    photo = f"data:image/jpeg;base64,{b64encode(rocket).decode()}"
     body = {
         "name": "sweep",
         "model": "double",
-        "images": [{"image_url": photo}],
+        "images": [{"image_url": data_uri(rocket)}],
         "grid": {"fps": [7, 8]},
         "webhook_url": _RECEIVER,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import threading
 from pathlib import Path
@@ -12,6 +11,7 @@ import psutil
 import pytest
 import redis
 import urllib3
+from photos import data_uri, encode
 from PIL import Image
 from sqlalchemy import func, select
 from support import BOOTSTRAP_KEY, Process, eventually
@@ -23,13 +23,7 @@ from shared.tables import Input, Job, JobEvent
 
 @pytest.fixture
 def photo() -> bytes:
-    return png(Image.effect_mandelbrot((96, 64), (-2, -1, 1, 1), 50).convert("RGB"))
-
-
-def png(image: Image.Image, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG", **options)
-    return file.getvalue()
+    return encode(Image.effect_mandelbrot((96, 64), (-2, -1, 1, 1), 50).convert("RGB"))
 
 
 def submit(client: Any, image: bytes, *, key: str | None = None, **fields: Any) -> Any:
@@ -56,7 +50,7 @@ def test_an_accepted_job_is_durable_and_answers_with_its_location(client, photo,
 
 
 def test_json_takes_a_data_uri_or_an_input_that_was_uploaded_before(client, photo) -> None:
-    uri = f"data:image/png;base64,{base64.b64encode(photo).decode()}"
+    uri = data_uri(photo)
     first = client.post("/v1/jobs", json={"image_url": uri, "model": "double", "fps": 9})
     assert first.status_code == 202
     assert (first.json["params"]["fps"], first.json["params"]["playback_fps"]) == (9, 9)
@@ -117,7 +111,7 @@ BAD_FIELDS = [
 def test_a_bad_field_is_named_with_its_value_and_what_would_be_right(
     client, photo, sessions, store, fields: dict[str, Any], field: str, message: str
 ) -> None:
-    uri = f"data:image/png;base64,{base64.b64encode(photo).decode()}"
+    uri = data_uri(photo)
     answer = client.post("/v1/jobs", json={"image_url": uri, "model": "double", **fields})
     assert answer.status_code == 422, answer.json
     assert answer.content_type == "application/problem+json"
@@ -135,11 +129,11 @@ def bad_images() -> list[tuple[str, bytes, str]]:
     return [
         ("text", b"hello, I am not an image", "image"),
         ("empty", b"", "image"),
-        ("truncated png", png(image)[:-400], "truncated"),
+        ("truncated png", encode(image)[:-400], "truncated"),
         ("truncated jpeg", jpeg.getvalue()[:-2000], "truncated"),
-        ("small", png(Image.new("RGB", (128, 31))), "32"),
-        ("huge", png(Image.new("1", (30_001, 40))), "30"),
-        ("many pixels", png(Image.new("1", (10_000, 9_000))), "pixels"),
+        ("small", encode(Image.new("RGB", (128, 31))), "32"),
+        ("huge", encode(Image.new("1", (30_001, 40))), "30"),
+        ("many pixels", encode(Image.new("1", (10_000, 9_000))), "pixels"),
     ]
 
 
@@ -242,7 +236,7 @@ def test_odd_requests_are_problems_of_the_caller(
     client, photo, sessions, store, method, path, options, statuses
 ) -> None:
     if "json" in options and path == "/v1/jobs":
-        uri = f"data:image/png;base64,{base64.b64encode(photo).decode()}"
+        uri = data_uri(photo)
         options = {**options, "json": {"image_url": uri, "model": "double", **options["json"]}}
     answer = client.open(path, method=method, **options)
     assert answer.status_code in statuses, answer.json
@@ -260,7 +254,7 @@ def test_invented_methods_do_not_grow_the_metrics(client) -> None:
 
 def test_a_chunked_body_over_the_limit_is_refused_rather_than_cut(service, photo) -> None:
     service.start_api(max_body_bytes=20_000)
-    uri = f"data:image/png;base64,{base64.b64encode(photo).decode()}"
+    uri = data_uri(photo)
     body = b'{"model": "double", "image_url": "' + uri.encode() + b'"}' + b" " * 30_000
     parts = (body[start : start + 5000] for start in range(0, len(body), 5000))
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {BOOTSTRAP_KEY}"}

@@ -20,10 +20,11 @@ from typing import Any
 
 import psutil
 import pytest
-from hostile_images import Hostile, all_hostile, encode, seeds
+from hostile_images import Hostile, all_hostile, seeds
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from photos import encode
 from PIL import Image
 from support import eventually
 

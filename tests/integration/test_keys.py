@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import pytest
-from PIL import Image
+from photos import plain
 from sqlalchemy import select, text
 from support import eventually
 
@@ -25,9 +25,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def photo() -> tuple[io.BytesIO, str]:
-    file = io.BytesIO()
-    Image.new("RGB", (64, 64), "red").save(file, "PNG")
-    return io.BytesIO(file.getvalue()), "photo.png"
+    return io.BytesIO(plain()), "photo.png"
 
 
 def test_a_new_key_may_read_and_write_jobs_and_no_more_unless_it_is_asked_for(client: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from uuid import UUID
 
 import pytest
 import yaml
-from PIL import Image
+from photos import data_uri, plain
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, select, update
 from support import PUBLIC_URL, WORKER_ID
@@ -154,12 +153,8 @@ def test_a_worker_that_ends_an_attempt_after_it_was_lost_is_refused_and_leaves_a
 def test_experiments_that_have_not_finished_are_counted_with_what_of_them_waits(
     client: Any, submit: Callable[..., UUID]
 ) -> None:
-    pixel = io.BytesIO()
-    Image.new("RGB", (64, 64), "red").save(pixel, "PNG")
-    image_url = f"data:image/png;base64,{base64.b64encode(pixel.getvalue()).decode()}"
-
     def sweep(*buckets: int) -> str:
-        body = {"name": "s", "model": "tiny", "images": [{"image_url": image_url}]}
+        body = {"name": "s", "model": "tiny", "images": [{"image_url": data_uri(plain())}]}
         answer = client.post("/v1/experiments", json={**body, "grid": {"motion_bucket_id": list(buckets)}})
         assert answer.status_code == 202, answer.json
         return f"/v1/experiments/{answer.json['id']}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
+from photos import data_uri, encode
 from PIL import Image
 from sqlalchemy import Engine, func, select, text, update
 from support import eventually
@@ -31,9 +31,7 @@ from worker.maintenance.erase import erase_deleted_jobs
 
 @pytest.fixture
 def photo() -> bytes:
-    file = io.BytesIO()
-    Image.effect_noise((96, 64), 60).convert("RGB").save(file, "PNG")
-    return file.getvalue()
+    return encode(Image.effect_noise((96, 64), 60).convert("RGB"))
 
 
 def submit(client: Any, photo: bytes, **options: Any) -> Any:
@@ -158,7 +156,7 @@ def test_requests_at_the_same_moment_do_not_pass_the_quota_of_jobs(submit: Any) 
 def test_who_asks_while_another_takes_the_last_place_is_refused(
     client: Any, photo: bytes, sessions: Sessions, new_job: Any, path: str, quota: str, code: str
 ) -> None:
-    image_url = f"data:image/png;base64,{base64.b64encode(photo).decode()}"
+    image_url = data_uri(photo)
     body = {"image_url": image_url}
     if path == "/v1/experiments":
         body = {"name": "late", "images": [body], "grid": {"seed": [1]}}

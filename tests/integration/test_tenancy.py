@@ -6,18 +6,16 @@ here until it is said how to call it.
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import BytesIO
 from itertools import product
 from typing import Any
 from uuid import UUID
 
 import pytest
-from PIL import Image
+from photos import data_uri, plain
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -148,9 +146,7 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
 
 @pytest.fixture
 def image(store: ObjectStore) -> str:
-    file = BytesIO()
-    Image.new("RGB", (PIXEL_ROWS, PIXEL_ROWS), "red").save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return data_uri(plain(size=(PIXEL_ROWS, PIXEL_ROWS)))
 
 
 class Caller:

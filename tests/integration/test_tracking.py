@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import http.server
-import io
 import json
 import socket
 import struct
@@ -16,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from PIL import Image
+from photos import data_uri, plain
 from support import PUBLIC_URL, eventually
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -36,9 +34,7 @@ MEASURES = {"flow_px": 0.5, "drift": None}
 
 
 def photo(colour: str) -> str:
-    file = io.BytesIO()
-    Image.new("RGB", (64, 48), colour).save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return data_uri(plain(colour))
 
 
 class Tracking:

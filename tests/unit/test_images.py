@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from photos import encode
 from PIL import Image, ImageCms, PngImagePlugin
 
 from api.images import AcceptedImage, accept_image
@@ -34,12 +35,6 @@ def make_quarters() -> Image.Image:
 
 
 QUARTERS = make_quarters()
-
-
-def encode(image: Image.Image, image_format: str, **options: Any) -> bytes:
-    file = BytesIO()
-    image.save(file, image_format, **options)
-    return file.getvalue()
 
 
 def accept(data: bytes, *, max_pixels: int = 1_000_000, max_side_px: int = 5_000) -> AcceptedImage:
