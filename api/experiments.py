@@ -187,7 +187,7 @@ def _take_images(sources: Sequence[ImageSource]) -> list[TakenImage]:
     started = time.monotonic()
     try:
         for number, source in enumerate(sources):
-            if time.monotonic() - started > limit_s:
+            if taken and time.monotonic() - started > limit_s:
                 raise InvalidInputError(
                     f"images must be there within {limit_s:g} s, {number} of {len(sources)} were; "
                     "upload them before, with POST /v1/inputs",
