@@ -31,6 +31,7 @@ from bench.service.intake import measure_accept, measure_poll
 from bench.service.queues import celery_queue, measure_life, measure_pickup, own_queue, procrastinate_queue, rq_queue
 from bench.service.report import tables
 from bench.service.site import Site, open_site
+from bench.service.streams import measure_streams
 from bench.service.tables import add_queued, make_database
 
 RESULT = Path(__file__).parent.parent / "results" / "service.json"
@@ -48,6 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--requests", type=int, default=300, help="of one caller, for each endpoint (default 300)")
     parser.add_argument("--window", type=float, default=12, help="s of 8 callers at once, each endpoint (default 12)")
+    parser.add_argument("--streams", type=int, default=200, help="idle listeners at once (default 200)")
     parser.add_argument("--jobs", type=int, default=300, help="no-op jobs for each queue (default 300)")
     parser.add_argument("--pickups", type=int, default=50, help="jobs for an idle worker, each (default 50)")
     parser.add_argument("--rows", default="0,10000,1000000", help="ended jobs in the table (default %(default)s)")
@@ -56,7 +58,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--claim-seconds", type=float, default=4, help="of each number of claimers (default 4)")
     parser.add_argument("--cells", type=int, default=1000, help="of the experiment (default 1000)")
     parser.add_argument(
-        "--only", choices=["requests", "jobs", "history", "experiments"], nargs="*", help="parts (default: all)"
+        "--only",
+        choices=["requests", "streams", "jobs", "history", "experiments"],
+        nargs="*",
+        help="parts (default: all)",
     )
     parser.add_argument("--result", type=Path, default=RESULT, help="where the JSON goes (default %(default)s)")
     return parser.parse_args()
@@ -67,6 +72,10 @@ def measure_requests(site: Site, options: argparse.Namespace) -> dict[str, Any]:
         "POST of a photo": measure_accept(site, count=options.requests, window_s=options.window),
         "GET of a job": measure_poll(site, count=options.requests, window_s=options.window),
     }
+
+
+def measure_listeners(site: Site, options: argparse.Namespace) -> dict[str, Any]:
+    return {"beside idle streams": measure_streams(site, streams=options.streams, count=options.requests)}
 
 
 def measure_jobs(site: Site, options: argparse.Namespace) -> dict[str, Any]:
@@ -129,6 +138,7 @@ def main() -> None:
     options = parse_arguments()
     parts = {
         "requests": measure_requests,
+        "streams": measure_listeners,
         "jobs": measure_jobs,
         "history": measure_history,
         "experiments": measure_experiments,

@@ -23,7 +23,7 @@ def tables(result: dict[str, Any]) -> str:
 
 
 def _against_others(result: dict[str, Any]) -> str:
-    rows = list(_requests(result)) + list(_jobs(result))
+    rows = [*_requests(result), *_streams(result), *_jobs(result)]
     return _table(["what (p50)", "Animatic", "instead"], rows) if rows else ""
 
 
@@ -42,6 +42,18 @@ def _requests(result: dict[str, Any]) -> Iterator[list[str]]:
         yield ["the same, 8 callers at once", f"{own['per_s']:.0f} /s", rates]
         yield ["`GET` of a job", _ms(poll["p50_ms"]), f"{_ms(bare_poll['p50_ms'])}: bare Flask, one `SELECT`, no key"]
         yield ["the same, 8 callers at once", f"{poll['per_s']:.0f} /s", f"{bare_poll['per_s']:.0f} /s"]
+
+
+def _streams(result: dict[str, Any]) -> Iterator[list[str]]:
+    if "beside idle streams" in result:
+        found = result["beside idle streams"]
+        without, beside = (found[f"connections to Postgres {how}"] for how in ("without", "beside"))
+        yield [
+            f"`POST` of a photo beside {found['streams']} idle streams; connections to Postgres then",
+            f"{_ms(found['POST beside them']['p50_ms'])}; {beside}",
+            f"{_ms(found['POST without them']['p50_ms'])}; {without}: without them",
+        ]
+        yield ["SIGTERM to the API's end with these open", f"{found['SIGTERM to end s']:.1f} s", "–"]
 
 
 def _jobs(result: dict[str, Any]) -> Iterator[list[str]]:

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent.parent
 SMALLEST = {
     "--requests": "2",
     "--window": "0.2",
+    "--streams": "3",
     "--jobs": "3",
     "--pickups": "3",
     "--rows": "0,50",
@@ -34,6 +35,7 @@ def test_the_smallest_form_measures_every_part(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(result.read_text())
     assert {"Animatic", "bare Flask, file as it came"} <= found["POST of a photo"].keys() & found["GET of a job"].keys()
+    assert found["beside idle streams"]["streams that ended in order"] == 3
     assert {"Animatic", "bare Celery"} <= found["no-op jobs, one worker"].keys()
     assert found["from 202 to start on an idle worker"].keys() == {"Animatic", "bare Flask + Celery"}
     assert found["claims per s by rows and workers"]["50"].keys() == {"1", "2"}
