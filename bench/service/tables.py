@@ -100,6 +100,8 @@ def _fill(database: Database, rows: int, values: dict[str, object]) -> None:
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("SET statement_timeout = 0")
         connection.exec_driver_sql("VACUUM ANALYZE")
+        # Or its writing what was filled in here would go on beside what is measured.
+        connection.exec_driver_sql("CHECKPOINT")
 
 
 def _settings(url: str) -> Settings:
