@@ -4,7 +4,7 @@
 model and round it queues the jobs, starts one real worker, and waits for the last result: once with the next job
 generated while a result is encoded and stored, and once one after the other, in turn. The times are those that the
 results' manifests give. `double` sleeps through its steps, as the processor does while a GPU works; `tiny` denoises on
-the same cores that encode, unless there is a GPU.
+the same cores that encode, unless there is a GPU. Any checkpoint can be measured, at a size of choice.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from bench.service.site import PHOTO, Site, open_service
 from cli.client import Client
 from cli.place import Place
 from cli.submit import create_job
+from shared.catalogue import find_entry
 from shared.database import make_engine, make_sessions
 from shared.ids import parse_id
 from shared.objects import open_store
@@ -74,9 +75,10 @@ def summarize(runs: Sequence[Run]) -> dict[str, float]:
 def measure(site: Site, model: str, fields: dict[str, str], count: int, overlap: str) -> list[Run]:
     """Queue the jobs, start a worker, wait for all of them."""
     with Client(Place(site.api_url, site.api_key)) as client:
-        jobs = [create_job(client, str(PHOTO), {"model": model, "seed": "1", **fields})["id"] for _ in range(count)]
+        given = {"model": find_entry(model).name, "seed": "1", **fields}
+        jobs = [create_job(client, str(PHOTO), given)["id"] for _ in range(count)]
     env = site.environment(ANIMATIC_MODEL=model, ANIMATIC_OVERLAP=overlap)
-    with site.running(site.program(f"worker-{model}-{overlap}", "worker", env=env), ready=" ready: "):
+    with site.running(site.program(f"worker-{find_entry(model).name}-{overlap}", "worker", env=env), ready=" ready: "):
         _await_end(site, count)
     return _read_runs(site, jobs)
 
@@ -118,11 +120,13 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--jobs", type=int, default=20, help="in the queue; 2 or more (default 20)")
-    parser.add_argument("--models", default="double,tiny", help="default %(default)s")
+    parser.add_argument("--models", default="double,tiny", help="also NAME=DIRECTORY (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=1, help="of both modes, for each model (default 1)")
-    parser.add_argument("--steps", type=int, default=100, help="of a job of double, 50 ms each (default 100)")
     parser.add_argument(
-        "--shape", default="14x192x320", help="frames, height and width of double (default %(default)s)"
+        "--steps", type=int, default=100, help="of a job, 50 ms each in double; not of tiny (default 100)"
+    )
+    parser.add_argument(
+        "--shape", default="14x192x320", help="frames, height and width; not of tiny (default %(default)s)"
     )
     parser.add_argument("--result", type=Path, default=RESULT, help="where the JSON goes (default %(default)s)")
     return parser.parse_args()
@@ -136,13 +140,16 @@ def main() -> None:
         # Others may pass through: when we are root, Postgres runs as another user.
         folder = Path(name)
         folder.chmod(0o711)
-        with open_service(folder) as site, site.running(site.program("maintainer", "worker.maintain"), ready=""):
+        with (
+            open_service(folder, models=f"double,{options.models}") as site,
+            site.running(site.program("maintainer", "worker.maintain"), ready=""),
+        ):
             for model in options.models.split(","):
                 found: dict[str, list[dict[str, float]]] = {mode: [] for mode in _MODES}
                 for number in range(options.rounds):
                     for mode in list(_MODES) if number % 2 == 0 else reversed(list(_MODES)):
                         print(f"{model}, {mode}", file=sys.stderr, flush=True)
-                        fields = size if model == "double" else {}
+                        fields = {} if model == "tiny" else size
                         found[mode].append(summarize(measure(site, model, fields, options.jobs, _MODES[mode])))
                 _keep(options, model, found)
 
@@ -150,7 +157,7 @@ def main() -> None:
 def _keep(options: argparse.Namespace, model: str, found: dict[str, list[dict[str, float]]]) -> None:
     """Write one model's part of the result, beside what others left there."""
     kept = json.loads(options.result.read_text(encoding="utf-8")) if options.result.exists() else {}
-    size = f" --steps {options.steps} --shape {options.shape}" if model == "double" else ""
+    size = f" --steps {options.steps} --shape {options.shape}" if model != "tiny" else ""
     kept[model] = {
         "command": f"python -m bench.worker_throughput --models {model} --jobs {options.jobs} "
         f"--rounds {options.rounds}{size}",

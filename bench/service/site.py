@@ -30,6 +30,8 @@ class Site:
     folder: Path
     database_url: str
     redis_url: str
+    #: `svd` has no worker here: its jobs only wait.
+    models: str = "double,tiny,svd"
     api_key: str = field(default_factory=lambda: "ak_" + secrets.token_urlsafe(32))
     api_port: int = field(default_factory=free_port)
     bare_port: int = field(default_factory=free_port)
@@ -54,8 +56,7 @@ class Site:
             "ANIMATIC_PUBLIC_URL": self.api_url,
             "ANIMATIC_API_PORT": str(self.api_port),
             "ANIMATIC_BOOTSTRAP_API_KEY": self.api_key,
-            # `svd` has no worker here: its jobs only wait.
-            "ANIMATIC_MODELS": "double,tiny,svd",
+            "ANIMATIC_MODELS": self.models,
             "ANIMATIC_MODEL": "double",
             "ANIMATIC_QUEUED_JOBS_MAX": "1000000",
             # Counted, as for everybody, but never reached.
@@ -87,12 +88,12 @@ class Site:
 
 
 @contextmanager
-def open_service(folder: Path) -> Iterator[Site]:
-    """Engines, the API's tables, and the API."""
+def open_service(folder: Path, **fields: str) -> Iterator[Site]:
+    """Engines, the API's tables, and the API; `fields` of the site that are not its defaults."""
     with ExitStack() as stack:
         database_url = stack.enter_context(run_postgres(folder / "postgres"))
         redis_url = stack.enter_context(run_redis(folder / "redis"))
-        site = Site(folder, database_url, redis_url)
+        site = Site(folder, database_url, redis_url, **fields)
         run_to_end(site.program("migrate", "api.admin", "migrate"))
         stack.enter_context(site.running(site.program("api", "api.serve"), ready=f"{site.api_url}/readyz"))
         yield site
