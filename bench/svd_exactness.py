@@ -22,7 +22,6 @@ from torch import Tensor
 
 from bench.svd.architecture import FULL, TOY, make_pipeline
 from bench.svd_speed import make_params, make_photo
-from worker.svd.compilation import compile_regions
 from worker.svd.rewrites import rewrite
 from worker.svd.sampler import (
     Conditioning,
@@ -68,8 +67,6 @@ def main() -> int:
     keep_encoder_in_float32(stock)
     ours = clone(stock, None)
     rewrite(ours.unet, ours.vae)
-    if device.type == "cuda":
-        compile_regions(ours)
 
     half = encode(stock, photo, params, device)
     single = dataclasses.replace(encode(truth, photo, params, device), noise=half.noise.float())

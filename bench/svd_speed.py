@@ -43,11 +43,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--guidance", type=float, default=3.0, help="of the last frame; 1 for none")
     parser.add_argument("--variants", default="b0,exact", help=f"of {', '.join(DESCRIPTIONS)} (default: %(default)s)")
     parser.add_argument("--without", default="", help=f"rewrites to leave out, of {', '.join(REWRITES)}")
-    parser.add_argument("--eager", action="store_true", help="our tiers without torch.compile")
     parser.add_argument("--warm-ups", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--toy", action="store_true", help="the toy architecture, also on a CPU")
-    parser.add_argument("--tiny", action="store_true", help="the checkpoint tiny, not compiled, also on a CPU")
+    parser.add_argument("--tiny", action="store_true", help="the checkpoint tiny, also on a CPU")
     parser.add_argument("--profile", action="store_true", help="print what still costs, in order")
     parser.add_argument("--result", type=Path, help="merge the figures into this JSON file")
     return parser.parse_args()
@@ -65,7 +64,6 @@ def main() -> None:
         device=torch.device("cuda", 0) if cuda else torch.device("cpu"),
         dtype=torch.float16 if cuda else torch.float32,
         without=[name for name in options.without.split(",") if name],
-        compiled=cuda and not (options.eager or options.tiny),
     )
     figures: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),

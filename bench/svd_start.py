@@ -1,7 +1,7 @@
 """`python -m bench.svd_start`: how long until a worker is ready, and whether each start gives the same frames.
 
-Three workers, one after the other, on a checkpoint of random weights: the first compiles, the second finds what the
-first one compiled, the third compiles again in an empty folder. Each denoises and decodes the same job; exit code 1 if
+Three workers, one after the other, on a checkpoint of random weights: the first compiles its kernels, the second finds
+them, the third compiles again in an empty folder. Each denoises and decodes the same job; exit code 1 if
 one of them gives other frames.
 """
 
@@ -72,7 +72,7 @@ def start_process(options: argparse.Namespace, compiled: Path) -> dict[str, Any]
             "--compiled",
             str(compiled),
         ],
-        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(compiled), "TRITON_CACHE_DIR": str(compiled / "triton")},
+        env={**os.environ, "TRITON_CACHE_DIR": str(compiled)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -120,7 +120,7 @@ class Settings(BaseSettings):
         ("tiny", "svd", "svd-xt", "svd-xt-1.1"), description="Models that the API accepts, comma-separated."
     )
     model_dir: str | None = Field(
-        None, description="Where code compiled for models is kept; default `~/.cache/animatic/models`."
+        None, description="Where kernels compiled for a GPU are kept; default `~/.cache/animatic/models`."
     )
     device: str = Field("auto", description="`auto`, `cuda`, `cuda:N`, `mps` or `cpu`.")
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     )
     engine: Literal["auto", "exact", "fast", "stock"] = Field(
         "auto",
-        description="`exact`: rewritten and compiled, the same output but for rounding; `fast`: with levers that "
+        description="`exact`: rewritten, the same output but for rounding; `fast`: with levers that "
         "change the output; `stock`: diffusers' pipeline unmodified; `auto`: exact on "
         "CUDA, stock elsewhere and where the model is offloaded.",
     )

@@ -47,7 +47,6 @@ class Setup:
     device: torch.device
     dtype: torch.dtype
     without: Collection[str] = ()
-    compiled: bool = True
 
 
 def make_variant(name: str, setup: Setup) -> Call:
@@ -106,10 +105,10 @@ def _stock(pipe: StableVideoDiffusionPipeline) -> Call:
 def _ours(name: str, pipe: StableVideoDiffusionPipeline, setup: Setup) -> Call:
     rewrites = [each for each in REWRITES if each not in setup.without]
     if name == "exact":
-        engine = ExactEngine(pipe, setup.device, rewrites=rewrites, compiled=setup.compiled)
+        engine = ExactEngine(pipe, setup.device, rewrites=rewrites)
     else:
         options = choose_options((name.partition(":")[2] or "reuse").split("+"))
-        engine = FastEngine(pipe, setup.device, options=options, rewrites=rewrites, compiled=setup.compiled)
+        engine = FastEngine(pipe, setup.device, options=options, rewrites=rewrites)
     info = PipelineInfo(name, "random", "0", name, str(setup.device), str(setup.dtype), "none", 1, {})
     pipeline = SvdPipeline(engine, info)
     is_warm = False
@@ -119,7 +118,6 @@ def _ours(name: str, pipe: StableVideoDiffusionPipeline, setup: Setup) -> Call:
         if not is_warm:
             # As a worker starts.
             pipeline.warm_up(params.model_copy(update={"num_inference_steps": engine.warm_up_steps}))
-            engine.keep_shapes()
             is_warm = True
         # The first job with a photo is what is timed: later ones are spared the encoders.
         engine.encodings.clear()

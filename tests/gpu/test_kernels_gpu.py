@@ -8,7 +8,9 @@ from torch import Tensor
 
 from worker.svd.kernels.geglu import geglu, geglu_reference
 from worker.svd.kernels.group_norm import group_norm, group_norm_reference
+from worker.svd.kernels.interleave import interleave, interleave_reference
 from worker.svd.kernels.layer_norm import layer_norm, layer_norm_reference
+from worker.svd.kernels.residual import add_offset, add_residual, add_residual_reference
 from worker.svd.kernels.time_attention import time_attention, time_attention_reference
 from worker.svd.kernels.time_convolution import time_convolution, time_convolution_reference
 
@@ -100,3 +102,34 @@ def test_the_tails_of_the_gate_are_precise(k: int) -> None:
     truth = torch.nn.functional.gelu(gate.double())
     ours = geglu(x, weight, bias)[0].double()
     assert ((ours - truth).abs() <= truth.abs() * 1e-3 + 1e-7).all()
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize(("rows", "channels", "biases"), [(200, 320, 2), (7, 1280, 1), (9216, 96, 4)])
+def test_add_residual(dtype: torch.dtype, rows: int, channels: int, biases: int) -> None:
+    x, residual, bias = (draw(count, channels).to(dtype) for count in (rows, rows, biases))
+    truth = x.double()
+    add_residual_reference(truth, residual.double(), bias.double())
+    add_residual(x, residual, bias)
+    assert error(x, truth) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("pixels", [100, 2000])
+def test_time_convolution_adds_bias_and_residual(pixels: int) -> None:
+    x, residual = draw(2, 5, pixels, 128), draw(2, 5, pixels, 192)
+    weight, bias = draw(192, 3, 128) / 20, draw(192)
+    given = [each.half() for each in (x, weight, residual, bias)]
+    truth = time_convolution_reference(*(each.double() for each in given))
+    assert error(time_convolution(*given), truth) < BOUNDS[torch.float16]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_interleave(dtype: torch.dtype) -> None:
+    phases, bias = draw(3, 8, 11, 4 * 96).to(dtype), draw(96).to(dtype)
+    assert error(interleave(phases, bias), interleave_reference(phases.double(), bias.double())) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_add_offset(dtype: torch.dtype) -> None:
+    x, offset = draw(6, 101, 320).to(dtype), draw(6, 320).to(dtype)
+    assert error(add_offset(x, offset), x.double() + offset.double()[:, None]) < BOUNDS[dtype]

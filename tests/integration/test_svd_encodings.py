@@ -28,7 +28,7 @@ class Watched:
     """An engine whose encoders' calls are counted."""
 
     def __init__(self, kind: type[ExactEngine]) -> None:
-        self.engine = kind(make_pipeline(TOY, device=CPU, dtype=torch.float32), CPU, compiled=False)
+        self.engine = kind(make_pipeline(TOY, device=CPU, dtype=torch.float32), CPU)
         self.calls: Counter[str] = Counter()
         for name, module in (("clip", self.engine.pipe.image_encoder), ("vae", self.engine.pipe.vae.encoder)):
             module.register_forward_pre_hook(lambda *_, name=name: self.calls.update([name]))

@@ -24,9 +24,9 @@ from worker.checkpoint import TINY
 from worker.load import load
 from worker.pipeline import VideoFrames
 from worker.preflight import check_model
-from worker.svd.compilation import use_compile_cache
 from worker.svd.drift import measure_drift
 from worker.svd.engine import SvdPipeline, check_frames
+from worker.svd.kernels.cache import use_kernel_cache
 from worker.svd.loading import choose_engine, load_pipeline
 
 
@@ -293,18 +293,15 @@ def test_exact_and_offload_do_not_go_together(settings: Settings) -> None:
     assert choose_engine(settings, torch.device("cpu")) == "stock"
 
 
-def test_compiled_code_is_kept_where_it_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
-    for name in names:
-        monkeypatch.setenv(name, "")  # so that it is taken back afterwards
-        monkeypatch.delenv(name)
-    use_compile_cache(tmp_path / "compiled")
-    assert [os.environ[name] for name in names] == [str(tmp_path / "compiled"), str(tmp_path / "compiled" / "triton")]
-    for name in names:
-        monkeypatch.delenv(name)
+def test_kernels_are_kept_where_they_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", "")  # so that it is taken back afterwards
+    monkeypatch.delenv("TRITON_CACHE_DIR")
+    use_kernel_cache(tmp_path / "kernels")
+    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "kernels")
+    monkeypatch.delenv("TRITON_CACHE_DIR")
     (tmp_path / "file").touch()
-    use_compile_cache(tmp_path / "file" / "compiled")
-    elsewhere = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    use_kernel_cache(tmp_path / "file" / "kernels")
+    elsewhere = Path(os.environ["TRITON_CACHE_DIR"])
     assert os.access(elsewhere, os.W_OK)
     elsewhere.rmdir()
 

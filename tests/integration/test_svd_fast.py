@@ -43,8 +43,8 @@ def run(engine: ExactEngine, photo: PIL.Image.Image | None = None) -> torch.Tens
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_with_an_interval_of_one_it_is_the_exact_tier(stock: StableVideoDiffusionPipeline, layers: int) -> None:
-    exact = ExactEngine(fresh(stock), CPU, compiled=False)
-    fast = FastEngine(fresh(stock), CPU, options=FastOptions(interval=1, layers=layers), compiled=False)
+    exact = ExactEngine(fresh(stock), CPU)
+    fast = FastEngine(fresh(stock), CPU, options=FastOptions(interval=1, layers=layers))
     assert torch.equal(run(fast), run(exact))
 
 
@@ -53,7 +53,7 @@ def test_deep_features_are_computed_once_in_each_interval(
     stock: StableVideoDiffusionPipeline, interval: int, computed: int
 ) -> None:
     pipe = fresh(stock)
-    engine = FastEngine(pipe, CPU, options=FastOptions(interval=interval), compiled=False)
+    engine = FastEngine(pipe, CPU, options=FastOptions(interval=interval))
     deep, outer = [], []
     pipe.unet.mid_block.register_forward_pre_hook(lambda *_: deep.append(1))
     pipe.unet.conv_out.register_forward_pre_hook(lambda *_: outer.append(1))
@@ -66,7 +66,7 @@ def test_guidance_ends_after_its_share_of_the_steps_and_reuse_goes_on(stock: Sta
     options = FastOptions(interval=3, guided_share=0.5)
     branches: list[int] = []
     pipe.unet.conv_in.register_forward_pre_hook(lambda _module, inputs: branches.append(inputs[0].shape[0] // 4))
-    alone = run(FastEngine(pipe, CPU, options=options, compiled=False))
+    alone = run(FastEngine(pipe, CPU, options=options))
     assert branches == [2, 2, 2, 2, 1, 1, 1]
     assert alone.isfinite().all()
 
@@ -81,12 +81,12 @@ def test_a_consistency_step_lands_on_the_image_and_ends_there(stock: StableVideo
     assert torch.allclose(landed, image, atol=1e-5)
     again = consistency_step(latents, prediction, sigma, torch.tensor(0.5), generator=torch.Generator().manual_seed(1))
     assert 0.4 < float((again - image).std()) < 0.6
-    engine = FastEngine(fresh(stock), CPU, options=choose_options(["consistency", "reuse"]), compiled=False)
+    engine = FastEngine(fresh(stock), CPU, options=choose_options(["consistency", "reuse"]))
     assert torch.equal(run(engine), run(engine))
 
 
 def test_a_job_sees_nothing_of_the_one_before_even_if_that_was_stopped(stock: StableVideoDiffusionPipeline) -> None:
-    engine = FastEngine(fresh(stock), CPU, compiled=False)
+    engine = FastEngine(fresh(stock), CPU)
     alone = run(engine)
     other = PIL.Image.fromarray(255 - np.asarray(make_photo(64, 64)))
     assert not torch.equal(run(engine, other), alone)

@@ -119,7 +119,7 @@ class SvdPipeline:
         )
 
     def warm_up(self, params: GenerationParams) -> None:
-        """Run once, so that what is compiled or tuned at its first use is ready before the first job.
+        """Run once, so that what is compiled or loaded at its first use is ready before the first job.
 
         A device that is too small for these parameters is no error here: smaller jobs may fit.
         """

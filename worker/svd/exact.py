@@ -1,10 +1,9 @@
-"""The exact tier: diffusers' modules, rewritten and compiled; the output is stock's, rounding aside."""
+"""The exact tier: diffusers' modules, rewritten; the output is stock's, rounding aside."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
 
 import PIL.Image
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor
 from shared.errors import InvalidOutputError
 from shared.params import GenerationParams
 from worker.pipeline import VideoFrames
-from worker.svd.compilation import compile_regions, only_what_is_compiled
 from worker.svd.encodings import EncodingCache
 from worker.svd.rewrites import REWRITES, rewrite
 from worker.svd.sampler import (
@@ -37,7 +35,7 @@ _STEPS_AHEAD = 2
 class ExactEngine:
     """See `SvdEngine`. Changes the pipeline's modules for good."""
 
-    #: steps that meet every shape which a job will compile or tune.
+    #: steps that meet every kernel which a job will run.
     warm_up_steps = 1
 
     def __init__(
@@ -46,21 +44,12 @@ class ExactEngine:
         device: torch.device,
         *,
         rewrites: Collection[str] = tuple(REWRITES),
-        compiled: bool = True,
     ) -> None:
         self.pipe = pipe
         self.device = device
         keep_encoder_in_float32(pipe)
         rewrite(pipe.unet, pipe.vae, rewrites)
         self.encodings = EncodingCache()
-        self._compiled = compiled
-        self._is_warm = False
-        if compiled:
-            compile_regions(pipe)
-
-    def keep_shapes(self) -> None:
-        """From now on, run what is compiled where it fits, and any other shape uncompiled."""
-        self._is_warm = True
 
     def denoise(
         self, image: PIL.Image.Image, params: GenerationParams, on_step: Callable[[int], None], watch: Stopwatch
@@ -72,8 +61,7 @@ class ExactEngine:
             torch.cuda.synchronize(self.device)
         watch.lap("encode_image")
         steps = _LaunchedSteps(self.device, on_step)
-        with self._stance():
-            latents = self.sample(conditioning, schedule, steps.launched)
+        latents = self.sample(conditioning, schedule, steps.launched)
         steps.wait_for_all()
         return latents
 
@@ -83,8 +71,7 @@ class ExactEngine:
 
     def decode(self, latents: Tensor) -> VideoFrames:
         """See `SvdEngine`."""
-        with self._stance():
-            video = decode(self.pipe.vae, latents)
+        video = decode(self.pipe.vae, latents)
         if not torch.isfinite(video).all():
             raise InvalidOutputError("the decoded frames hold NaN or infinity")
         levels = to_levels(video)
@@ -96,9 +83,6 @@ class ExactEngine:
     def embed(self, images: VideoFrames) -> Tensor:
         """See `SvdEngine`."""
         return embed_images(self.pipe, images, self.device)
-
-    def _stance(self) -> AbstractContextManager[None]:
-        return only_what_is_compiled() if self._compiled and self._is_warm else nullcontext()
 
     def free(self) -> None:
         """See `SvdEngine`; nothing of a job is left in the modules that the next one does not overwrite."""

@@ -183,9 +183,8 @@ class FastEngine(ExactEngine):
         *,
         options: FastOptions | None = None,
         rewrites: Collection[str] = tuple(REWRITES),
-        compiled: bool = True,
     ) -> None:
-        super().__init__(pipe, device, rewrites=rewrites, compiled=compiled)
+        super().__init__(pipe, device, rewrites=rewrites)
         self._options = options or choose_options(["reuse"])
         self._unet = FeatureReuse(pipe.unet, interval=self._options.interval, layers=self._options.layers)
         # The first and a later step of each interval, with guidance and without.

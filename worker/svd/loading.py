@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,10 +17,10 @@ from shared.settings import Settings
 from worker.checkpoint import ResolvedCheckpoint, model_root
 from worker.pipeline import PipelineInfo, installed_versions
 from worker.preflight import check_device, check_model
-from worker.svd.compilation import use_compile_cache
-from worker.svd.engine import SvdPipeline
+from worker.svd.engine import SvdEngine, SvdPipeline
 from worker.svd.exact import ExactEngine
 from worker.svd.fast import FastEngine, choose_options
+from worker.svd.kernels.cache import use_kernel_cache
 from worker.svd.stock import StockEngine
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -42,35 +44,38 @@ def load_pipeline(settings: Settings, entry: ModelEntry) -> SvdPipeline:
     checkpoint = check_model(settings, entry)
     if checkpoint is None:
         raise StartupError(f"{entry.name} has no checkpoint to load", exit_code=ExitCode.MODEL_UNAVAILABLE)
-    pipe = _read(checkpoint, dtype)
-    _place(pipe, device, settings.offload, entry.name)
-    info = PipelineInfo(
-        model=entry.name,
-        source=entry.repository or str(Path(entry.directory or checkpoint.directory.name)),
-        revision=checkpoint.commit or checkpoint.fingerprint(),
-        engine=f"fast({','.join(settings.fast_levers)})" if tier == "fast" else tier,
-        device=_device_name(device),
-        dtype=str(dtype).removeprefix("torch."),
-        offload=settings.offload,
-        num_threads=torch.get_num_threads(),
-        versions=installed_versions("torch", "diffusers", "transformers", "accelerate"),
-    )
-    if tier == "stock":
-        return SvdPipeline(StockEngine(pipe, device), info, measure_drift=settings.measures)
-    compiled = device.type == "cuda"
-    if compiled:
-        use_compile_cache(model_root(settings) / "compiled")
-    engine = (
-        FastEngine(pipe, device, options=choose_options(settings.fast_levers), compiled=compiled)
-        if tier == "fast"
-        else ExactEngine(pipe, device, compiled=compiled)
-    )
-    pipeline = SvdPipeline(engine, info, measure_drift=settings.measures)
-    if compiled:
-        # Only shapes matter here, so few steps do.
-        pipeline.warm_up(resolve(GenerationOptions(seed=0, num_inference_steps=engine.warm_up_steps), entry))
-        engine.keep_shapes()
+    with ThreadPoolExecutor(1) as aside:
+        # Hashing gigabytes takes as long as all the rest.
+        revision = aside.submit(lambda: checkpoint.commit or checkpoint.fingerprint())
+        pipe = _read(checkpoint, dtype)
+        _place(pipe, device, settings.offload, entry.name)
+        info = PipelineInfo(
+            model=entry.name,
+            source=entry.repository or str(Path(entry.directory or checkpoint.directory.name)),
+            revision="",
+            engine=f"fast({','.join(settings.fast_levers)})" if tier == "fast" else tier,
+            device=_device_name(device),
+            dtype=str(dtype).removeprefix("torch."),
+            offload=settings.offload,
+            num_threads=torch.get_num_threads(),
+            versions=installed_versions("torch", "diffusers", "transformers", "accelerate"),
+        )
+        pipeline = SvdPipeline(_make_engine(tier, pipe, device, settings), info, measure_drift=settings.measures)
+        if device.type == "cuda" and isinstance(pipeline.engine, ExactEngine):
+            use_kernel_cache(model_root(settings) / "kernels")
+            # Only the kernels matter here, so few steps do.
+            steps = pipeline.engine.warm_up_steps
+            pipeline.warm_up(resolve(GenerationOptions(seed=0, num_inference_steps=steps), entry))
+    pipeline.info = replace(info, revision=revision.result())
     return pipeline
+
+
+def _make_engine(tier: str, pipe: StableVideoDiffusionPipeline, device: torch.device, settings: Settings) -> SvdEngine:
+    if tier == "stock":
+        return StockEngine(pipe, device)
+    if tier == "fast":
+        return FastEngine(pipe, device, options=choose_options(settings.fast_levers))
+    return ExactEngine(pipe, device)
 
 
 def choose_engine(settings: Settings, device: torch.device) -> str:

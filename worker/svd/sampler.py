@@ -11,6 +11,7 @@ Source: Blattmann et al. 2023 (arXiv:2311.15127); Karras et al. 2022 (arXiv:2206
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
@@ -125,31 +126,37 @@ def encode(
     # On the CPU, whatever the device: CUDA's and the CPU's generators give different noise for one seed.
     generator = torch.Generator("cpu").manual_seed(params.seed)
     guided = params.max_guidance_scale > 1
-    embedding = encodings.get(("embedding", photo), lambda: embed_image(pipe, image, device))
-    dtype = embedding.dtype
+    dtype = pipe.image_encoder.dtype
+    channels = pipe.vae.config.latent_channels
+    scale = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    shape = (1, params.num_frames, channels, params.height // scale, params.width // scale)
 
-    # Drawn whether it is needed or not: the noise to begin with comes from the same generator, after it.
-    noise = randn_tensor((1, 3, params.height, params.width), generator=generator, dtype=torch.float32)
+    # Both noises are drawn by one thread, in diffusers' order, while this one prepares the photo and launches CLIP. The
+    # first is drawn whether it is needed or not: the noise to begin with comes from the same generator, after it.
+    aside = ThreadPoolExecutor(1)
+    noise = aside.submit(torch.randn, 1, 3, params.height, params.width, generator=generator)
+    # Of the model's precision, as diffusers draws it: another one gives other noise.
+    start = aside.submit(torch.randn, shape, generator=generator, dtype=dtype)
+    aside.shutdown(wait=False)
+    embedding = encodings.get(("embedding", photo), lambda: embed_image(pipe, image, device))
 
     def encode_noised() -> Tensor:
         pixels = pipe.video_processor.preprocess(image, height=params.height, width=params.width)
-        noised = (pixels + params.noise_aug_strength * noise).to(device, pipe.vae.quant_conv.weight.dtype)
+        noised = (pixels + params.noise_aug_strength * noise.result()).to(device, pipe.vae.quant_conv.weight.dtype)
         mean, _ = pipe.vae.quant_conv(pipe.vae.encoder(noised)).chunk(2, dim=1)
         return mean.to(dtype)
 
     latents = encodings.get(("latents", photo, params.seed, params.noise_aug_strength), encode_noised)
     image_latents = latents[:, None].repeat(1, params.num_frames, 1, 1, 1)
 
-    # Of the model's precision, as diffusers draws it: another one gives other noise.
-    start = randn_tensor(image_latents.shape, generator=generator, device=device, dtype=dtype)
     time_ids = torch.tensor([[params.fps - 1, params.motion_bucket_id, params.noise_aug_strength]], dtype=dtype)
-    scale = torch.linspace(params.min_guidance_scale, params.max_guidance_scale, params.num_frames)
+    guidance = torch.linspace(params.min_guidance_scale, params.max_guidance_scale, params.num_frames)
     return Conditioning(
         embedding=_with_empty(embedding) if guided else embedding,
         image_latents=_with_empty(image_latents) if guided else image_latents,
         time_ids=time_ids.repeat(2 if guided else 1, 1).to(device),
-        noise=start,
-        guidance_scale=scale.to(device)[None, :, None, None, None] if guided else None,
+        noise=start.result().to(device),
+        guidance_scale=guidance.to(device)[None, :, None, None, None] if guided else None,
         generator=generator,
     )
 

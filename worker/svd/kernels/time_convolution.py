@@ -18,19 +18,24 @@ _BLOCK_M, _BLOCK_K = 128, 64
 _PIXELS_MIN = 1024
 
 
-def time_convolution_reference(x: Tensor, weight: Tensor) -> Tensor:
+def time_convolution_reference(
+    x: Tensor, weight: Tensor, residual: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
     """What `time_convolution` computes, by cuDNN: a picture whose rows are frames, [b c t s]."""
     kernel = weight.permute(0, 2, 1)[..., None]
-    return F.conv2d(x.permute(0, 3, 1, 2), kernel, padding=(1, 0)).permute(0, 2, 3, 1).contiguous()
+    out = F.conv2d(x.permute(0, 3, 1, 2), kernel, bias, padding=(1, 0)).permute(0, 2, 3, 1).contiguous()
+    return out if residual is None else out + residual
 
 
 @torch.library.custom_op("animatic::time_convolution", mutates_args=())
-def time_convolution(x: Tensor, weight: Tensor) -> Tensor:
-    """Sum over k of x[t + k − 1] weight[k]ᵀ, with zeros before the first frame and after the last.
+def time_convolution(x: Tensor, weight: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """Sum over k of x[t + k − 1] weight[k]ᵀ, with zeros before the first frame and after the last; rounded once.
 
     Args:
         x: [b t s i], contiguous.
         weight: [o 3 i], contiguous.
+        residual: [b t s o], contiguous, to be added.
+        bias: [o], to be added where there is a residual.
 
     Returns:
         [b t s o].
@@ -45,21 +50,24 @@ def time_convolution(x: Tensor, weight: Tensor) -> Tensor:
         or outputs % 64
         or torch.cuda.get_device_capability()[0] < 9
     ):
-        return time_convolution_reference(x, weight)
+        return time_convolution_reference(x, weight, residual, bias)
     block_n, stages = (128, 3) if outputs % 128 == 0 else (64, 4)
     out = x.new_empty(batch, frames, pixels, outputs)
     _time_convolution_kernel[(batch * frames * triton.cdiv(pixels, _BLOCK_M) * (outputs // block_n),)](
         TensorDescriptor.from_tensor(x.contiguous().flatten(0, 1), [1, _BLOCK_M, _BLOCK_K]),
         TensorDescriptor.from_tensor(weight.flatten(1), [block_n, _BLOCK_K]),
         TensorDescriptor.from_tensor(out.flatten(0, 1), [1, _BLOCK_M, block_n]),
+        TensorDescriptor.from_tensor((out if residual is None else residual).flatten(0, 1), [1, _BLOCK_M, block_n]),
+        weight if bias is None else bias,
         frames, pixels, channels, outputs,
+        HAS_RESIDUAL=residual is not None,
         BLOCK_M=_BLOCK_M, BLOCK_N=block_n, BLOCK_K=_BLOCK_K, num_warps=4, num_stages=stages,
     )  # fmt: skip
     return out
 
 
 @time_convolution.register_fake
-def _(x: Tensor, weight: Tensor) -> Tensor:
+def _(x: Tensor, weight: Tensor, _residual: Tensor | None = None, _bias: Tensor | None = None) -> Tensor:
     return x.new_empty(*x.shape[:3], weight.shape[0])
 
 
@@ -67,8 +75,8 @@ if triton is not None:
 
     @triton.jit
     def _time_convolution_kernel(
-        x, weight, out, frames, pixels, channels, outputs,
-        BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+        x, weight, out, residual, bias, frames, pixels, channels, outputs,
+        HAS_RESIDUAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     ):  # fmt: skip
         """One tile of pixels of one frame; x, weight and out are descriptors, and pixels past the end read as zero."""
         tiles_n = outputs // BLOCK_N
@@ -86,4 +94,7 @@ if triton is not None:
             inner = step % steps * BLOCK_K
             tile = x.load([frame + shift - 1, pixel, inner]).reshape(BLOCK_M, BLOCK_K)
             result = tl.dot(tile, weight.load([column, shift * channels + inner]).T, result)
+        if HAS_RESIDUAL:
+            result += residual.load([frame, pixel, column]).reshape(BLOCK_M, BLOCK_N).to(tl.float32)
+            result += tl.load(bias + column + tl.arange(0, BLOCK_N)).to(tl.float32)[None, :]
         out.store([frame, pixel, column], result.to(tl.float16).reshape(1, BLOCK_M, BLOCK_N))

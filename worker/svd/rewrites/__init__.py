@@ -63,19 +63,13 @@ def rewrite(
 ) -> None:
     """Apply the rewrites of these names to both models, in place.
 
-    The VAE's encoder is left alone: it runs once per job, and in float32.
-
     Raises:
         ValueError: there is no rewrite of that name.
     """
     if unknown := set(names) - set(REWRITES):
         raise ValueError(f"no such rewrite: {', '.join(sorted(unknown))}; there are {', '.join(REWRITES)}")
-    encoder, vae.encoder = vae.encoder, None
-    try:
-        for name, step in REWRITES.items():
-            if name in names and step.unet is not None:
-                step.unet(unet)
-            if name in names and step.vae is not None:
-                step.vae(vae)
-    finally:
-        vae.encoder = encoder
+    for name, step in REWRITES.items():
+        if name in names and step.unet is not None:
+            step.unet(unet)
+        if name in names and step.vae is not None:
+            step.vae(vae)

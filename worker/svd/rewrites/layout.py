@@ -20,17 +20,22 @@ class ChannelsLastTransformer(TransformerSpatioTemporalModel):
         return_dict: bool = False,
     ) -> tuple[Tensor]:
         """[(b t) c h w] → the same; `image_only_indicator` is [b t]."""
-        frames, _, height, width = hidden_states.shape
+        height, width = hidden_states.shape[2:]
         num_frames = image_only_indicator.shape[-1]
         tokens = self.proj_in(self.norm(hidden_states).permute(0, 2, 3, 1).flatten(1, 2))
-        numbers = torch.arange(num_frames, device=tokens.device).repeat(frames // num_frames)
-        embedding = self.time_pos_embed(self.time_proj(numbers).to(tokens.dtype))[:, None]
+        embedding = self.embed_frames(tokens, num_frames)
         time_context = encoder_hidden_states[::num_frames].repeat_interleave(height * width, dim=0)
         for block, time_block in zip(self.transformer_blocks, self.temporal_transformer_blocks, strict=True):
             tokens = block(tokens, encoder_hidden_states=encoder_hidden_states)
             mixed = time_block(tokens + embedding, num_frames=num_frames, encoder_hidden_states=time_context)
             tokens = self.time_mixer(tokens, mixed, image_only_indicator)
         return (self.proj_out(tokens).unflatten(1, (height, width)).permute(0, 3, 1, 2) + hidden_states,)
+
+    def embed_frames(self, tokens: Tensor, num_frames: int) -> Tensor:
+        """The embedding of the frame numbers for [n tokens c], [n 1 c]."""
+        numbers = torch.arange(num_frames, device=tokens.device).repeat(len(tokens) // num_frames)
+        embedding: Tensor = self.time_pos_embed(self.time_proj(numbers).to(tokens.dtype))[:, None]
+        return embedding
 
 
 def keep_channels_last(model: SvdModel) -> None:

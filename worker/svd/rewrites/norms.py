@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worker.svd.kernels.group_norm import group_norm
+from worker.svd.kernels.residual import add_residual
 from worker.svd.rewrites.time import SvdModel, TimeConvolution
 
 
@@ -33,9 +34,12 @@ class ChannelsLastResnet(ResnetBlock2D):
         offset = _offset(self.conv1, self.time_emb_proj, temb)
         hidden = norm_frames(input_tensor, self.norm1)
         hidden = F.conv2d(hidden, self.conv1.weight, None, padding=self.conv1.padding)
-        hidden = self.conv2(norm_frames(hidden, self.norm2, offset=offset.expand(hidden.shape[0], -1)))
-        shortcut = input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)
-        return shortcut + hidden
+        hidden = norm_frames(hidden, self.norm2, offset=offset.expand(hidden.shape[0], -1))
+        hidden = F.conv2d(hidden, self.conv2.weight, None, padding=self.conv2.padding)
+        if self.conv_shortcut is None:
+            return _join(hidden, input_tensor, self.conv2.bias)
+        shortcut = F.conv2d(input_tensor, self.conv_shortcut.weight)
+        return _join(hidden, shortcut, self.conv2.bias + self.conv_shortcut.bias)
 
 
 class ChannelsLastTimeResnet(TemporalResnetBlock):
@@ -50,7 +54,10 @@ class ChannelsLastTimeResnet(TemporalResnetBlock):
         else:
             hidden = F.conv3d(hidden, self.conv1.weight, None, padding=self.conv1.padding)
         offset = offset.expand(hidden.shape[0] * hidden.shape[2], -1)
-        return input_tensor + self.conv2(norm_video(hidden, self.norm2, offset=offset))
+        hidden = norm_video(hidden, self.norm2, offset=offset)
+        if isinstance(self.conv2, TimeConvolution):
+            return self.conv2.convolve(hidden, input_tensor)
+        return input_tensor + self.conv2(hidden)
 
 
 def norm_frames(x: Tensor, norm: nn.GroupNorm, *, offset: Tensor | None = None, silu: bool = True) -> Tensor:
@@ -79,10 +86,18 @@ def fuse_norms(model: SvdModel) -> None:
             module.__class__ = ChannelsLastResnet
         elif type(module) is TemporalResnetBlock:
             module.__class__ = ChannelsLastTimeResnet
-    end = model.decoder if isinstance(model, AutoencoderKLTemporalDecoder) else model
-    end.conv_norm_out, end.conv_act = FrameNorm(end.conv_norm_out, silu=True), nn.Identity()
+    ends = [model.encoder, model.decoder] if isinstance(model, AutoencoderKLTemporalDecoder) else [model]
+    for end in ends:
+        end.conv_norm_out, end.conv_act = FrameNorm(end.conv_norm_out, silu=True), nn.Identity()
 
 
 def _offset(conv: nn.Module, projection: nn.Module | None, temb: Tensor | None) -> Tensor:
     offset = conv.bias[None]
     return offset if projection is None or temb is None else offset + projection(F.silu(temb))
+
+
+def _join(hidden: Tensor, residual: Tensor, bias: Tensor) -> Tensor:
+    """The sum of a branch [n c …], its residual and its last bias, in the branch's memory."""
+    rows = hidden.movedim(1, -1).contiguous()
+    add_residual(rows.flatten(0, -2), residual.movedim(1, -1).flatten(0, -2).contiguous(), bias[None])
+    return rows.movedim(-1, 1)

@@ -28,11 +28,15 @@ class TimeConvolution(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = stock.bias
 
-    def convolve(self, x: Tensor) -> Tensor:
-        """Without the bias: [b c t h w] → the same; with channels last, all in between are views."""
+    def convolve(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """[b c t h w] → the same, without the bias, or with it and a residual; all in between are views."""
         pixels = x.permute(0, 2, 3, 4, 1)
+        bias = None
+        if residual is not None:
+            bias = self.bias
+            residual = residual.permute(0, 2, 3, 4, 1).flatten(2, 3).contiguous()
         return (
-            time_convolution(pixels.flatten(2, 3).contiguous(), self.weight)
+            time_convolution(pixels.flatten(2, 3).contiguous(), self.weight, residual, bias)
             .reshape(*pixels.shape[:4], -1)
             .permute(0, 4, 1, 2, 3)
         )

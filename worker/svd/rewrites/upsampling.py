@@ -7,6 +7,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worker.svd.kernels.interleave import interleave
 from worker.svd.rewrites.time import SvdModel
 
 
@@ -43,13 +44,8 @@ class SubpixelUpsample(nn.Module):
         if output_size is not None and tuple(output_size) != (2 * height, 2 * width):
             return self.stock(hidden_states, output_size)
         # Padded on all sides, the windows of all phases lie side by side in one output of (h + 1) × (w + 1).
-        phases = F.conv2d(hidden_states, self.weight, padding=1).unflatten(1, (2, 2, -1))
-        rows = [
-            torch.stack([phases[:, y, x, :, y : y + height, x : x + width] for x in (0, 1)], dim=-1) for y in (0, 1)
-        ]
-        # [n o h y w x] → [n o (h y) (w x)].
-        joined = torch.stack(rows, dim=3).flatten(4, 5).flatten(2, 3)
-        return joined.contiguous(memory_format=torch.channels_last) + self.stock.conv.bias[:, None, None]
+        phases = F.conv2d(hidden_states, self.weight, padding=1).permute(0, 2, 3, 1).contiguous()
+        return interleave(phases, self.stock.conv.bias).permute(0, 3, 1, 2)
 
 
 def split_upsampling(model: SvdModel) -> None:
