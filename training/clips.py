@@ -15,6 +15,8 @@ from training.stills import Stills
 #: share of clips with layers that move for themselves.
 _LAYERED = 0.25
 _LAYERS = 2
+#: of an even draw from 0 to 1: below 1 it favours the fast end. Two of three clips are above the middle bucket.
+_BUCKET_EXPONENT = 0.6
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,6 @@ def make_clips(
     generator: torch.Generator,
 ) -> Clips:
     """Draw clips; all that is random comes from the generator."""
-    device = generator.device
     images = stills.views(count, width, height, generator)
     # The first clips of a batch are the layered ones; a batch has no order.
     layered = round(count * _LAYERED)
@@ -53,7 +54,7 @@ def make_clips(
     flat = torch.round((flat + 1) * 127.5) / 127.5 - 1
     embeddings = embedder(flat)
     motion = CameraMotion.of(embeddings)
-    bucket = torch.randint(0, 256, (count,), generator=generator, device=device)
+    bucket = draw_bucket(count, generator)
     fps = draw_fps(count, generator)
     amount = amounts(bucket, fps, num_frames)
     moved = flat.clone()
@@ -66,6 +67,12 @@ def make_clips(
             over = warp(torch.cat([layer.image, layer.mask], dim=1), grid)
             frames[:layered] = torch.lerp(frames[:layered], over[:, :, :3], over[:, :, 3:].clamp(0, 1))
     return Clips(frames.clamp(-1, 1), embeddings, bucket, fps)
+
+
+def draw_bucket(count: int, generator: torch.Generator) -> Tensor:
+    """Motion buckets, the faster the more often, [count]: fast clips are the hardest, and most rates slow them down."""
+    even = torch.rand(count, generator=generator, device=generator.device)
+    return (256 * even**_BUCKET_EXPONENT).long().clamp(max=255)
 
 
 def draw_fps(count: int, generator: torch.Generator) -> Tensor:

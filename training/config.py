@@ -118,7 +118,7 @@ TINY = Preset(
         sizes=(ClipSize(256, 128, 14, 3, 30), ClipSize(128, 128, 14, 6, 20)),
     ),
     unet=StageConfig(
-        steps=3000,
+        steps=6400,
         learning_rate=1e-3,
         ema_decay=0.9995,
         reuse=4,

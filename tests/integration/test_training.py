@@ -19,8 +19,9 @@ from diffusers import StableVideoDiffusionPipeline
 from safetensors.torch import load_file
 
 from training.__main__ import main
+from training.clips import draw_bucket
 from training.config import STAGES
-from training.edm import Preconditioning
+from training.edm import SIGMA_MAX, Preconditioning, draw_sigma
 from training.embedding import ImageEmbedder
 from training.metrics import mean_flow, psnr, ssim
 from training.motion import CameraMotion, amounts, sampling_grid, warp
@@ -145,6 +146,17 @@ def test_preconditioning_is_that_of_diffusers_scheduler(checkpoint: Path) -> Non
         step = scheduler.step(prediction, timestep, noisy)
         assert torch.allclose(own.denoised(noisy, prediction), step.pred_original_sample, atol=1e-4)
         assert torch.allclose(own.target(own.denoised(noisy, prediction), noisy), prediction, atol=1e-3)
+
+
+def test_levels_and_buckets_are_drawn_where_a_small_model_has_the_most_to_learn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    levels, buckets = draw_sigma(50_000, generator), draw_bucket(50_000, generator)
+    # Of SVD's own levels half are above e, and 1 in 70 above 88.
+    assert 0.5 < float((levels > np.e).float().mean()) < 0.6
+    assert 0.08 < float((levels > 88).float().mean()) < 0.1
+    assert float((levels > SIGMA_MAX).float().mean()) < 0.001
+    assert (int(buckets.min()), int(buckets.max())) == (0, 255)
+    assert 0.66 < float((buckets > 127).float().mean()) < 0.71
 
 
 def test_motion_starts_at_the_photo_and_grows_with_the_bucket_as_the_flow_finds() -> None:
