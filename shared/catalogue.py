@@ -126,7 +126,7 @@ _TINY = ModelEntry(
         update={
             "width": 256,
             "height": 128,
-            "num_inference_steps": 6,
+            "num_inference_steps": 8,
             "max_guidance_scale": 1.0,
             "decode_chunk_size": 14,
         }

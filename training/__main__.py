@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("checkpoint", type=Path)
     evaluate.add_argument("--photos", type=Path, default=_HELD_OUT, help="a folder (default: %(default)s)")
     evaluate.add_argument("--output", type=Path, default=Path("build/evaluation"), help="default: %(default)s")
-    for name, default in (("width", 256), ("height", 128), ("num-frames", 14), ("steps", 6), ("seeds", 3)):
+    for name, default in (("width", 256), ("height", 128), ("num-frames", 14), ("steps", 8), ("seeds", 3)):
         evaluate.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
     evaluate.add_argument("--device", default="auto")
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -32,7 +33,7 @@ class Settings:
     width: int = 256
     height: int = 128
     num_frames: int = 14
-    steps: int = 6
+    steps: int = 8
     seeds: int = 3
     device: str = "auto"
 
@@ -165,10 +166,24 @@ def evaluate(checkpoint: Path, photos: Path, output: Path, how: Settings) -> int
     gates = check_gates(found)
     report = f"{format_table(found)}\n\n{format_gates(gates)}\n"
     (output / "report.md").write_text(report, encoding="utf-8")
-    records = {"settings": asdict(how), "measures": [asdict(one) for one in found], "gates": [asdict(g) for g in gates]}
+    records = {
+        "settings": asdict(how),
+        "weights": weight_digests(checkpoint),
+        "measures": [asdict(one) for one in found],
+        "gates": [asdict(gate) for gate in gates],
+    }
     (output / "measures.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(report)
     return 0 if all(gate.holds for gate in gates) else 1
+
+
+def weight_digests(checkpoint: Path) -> dict[str, str]:
+    """SHA-256 of each weight file by its path in the checkpoint: which weights the measures are of."""
+    digests = {}
+    for path in sorted(checkpoint.glob("*/*.safetensors")):
+        with path.open("rb") as file:
+            digests[path.relative_to(checkpoint).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def format_table(found: list[Measures]) -> str:

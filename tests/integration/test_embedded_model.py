@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ from support import Service
 from shared.catalogue import find_entry, resolve
 from shared.params import GenerationOptions, GenerationParams
 from shared.settings import Settings
+from training.evaluate import Measures, weight_digests
+from training.gates import check_gates
 from training.metrics import mean_flow
+from worker.checkpoint import TINY
 from worker.load import load
 from worker.media import encode_mp4, prepare_image
 from worker.pipeline import VideoFrames, VideoPipeline
@@ -71,6 +75,14 @@ def video(pipeline: VideoPipeline) -> Any:
         return pipeline.generate(image, chosen, lambda _phase, _step, _total: None).frames
 
     return generate
+
+
+def test_the_measures_that_come_with_the_checkpoint_are_of_it_and_hold_all_gates() -> None:
+    records = json.loads((TINY / "measures.json").read_text())
+    assert records["weights"] == weight_digests(TINY)
+    measures = [Measures(**one) for one in records["measures"]]
+    assert {(one.photo, one.seed) for one in measures} == {(p, s) for p in ("chelsea", "rocket") for s in (1, 2, 3)}
+    assert [gate for gate in check_gates(measures) if not gate.holds] == []
 
 
 @pytest.mark.parametrize(("own", "other"), [(ROCKET, CHELSEA), (CHELSEA, ROCKET)], ids=lambda path: path.stem)
