@@ -15,7 +15,7 @@ STAMP  := $(VENV)/.installed
 .PHONY: help setup demo picture page-pictures up check chromium test chaos fuzz contract audit bench train-tiny constraints clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with everything in it; .venv/bin/animatic is the command
 
@@ -40,7 +40,7 @@ page-pictures: setup chromium ## the pictures of the page in README and docs, fr
 up: setup ## keep the whole stack running on this machine
 	@$(BIN)/animatic up
 
-check: setup ## format, lint, types, import directions, unit tests: under half a minute
+check: setup ## format, lint, types, import directions, unit tests: under a minute
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
