@@ -7,12 +7,12 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import redis
 from pydantic import SecretStr
-from support import eventually
 from trial import Trial
 
 from cli.engines.redis import Redis
@@ -24,7 +24,8 @@ def own_redis(tmp_path: Path) -> Iterator[Redis]:
     server = Redis(tmp_path / "redis")
     server.start()
     yield server
-    os.kill(server.pid, signal.SIGCONT)
+    with suppress(ProcessLookupError):
+        os.kill(server.pid, signal.SIGCONT)
     server.stop()
 
 
@@ -82,14 +83,29 @@ def test_a_worker_that_cannot_acknowledge_a_message_goes_on(trial: Trial, own_re
     """Redis is away just then, and back before the worker asks it for anything else."""
     trial.service.start_all()
     worker = trial.service.processes[-1]
-    job = trial.submit(num_inference_steps=15)
-    trial.await_step(job)
-    own_redis.kill()
-    eventually(lambda: "Couldn't ack" in worker.log.read_text())
-    own_redis.start()
+    # Redis must go within the last second of a job; on a busy machine that takes more than one try.
+    for _ in range(6):
+        job = trial.submit(num_inference_steps=15)
+        trial.await_step(job)
+        own_redis.kill()
+        trial.await_status(job, "succeeded")
+        missed = appears_not(worker.log, "Couldn't ack", within_s=2)
+        own_redis.start()
+        if not missed:
+            break
+    assert not missed
     trial.await_status(trial.submit(), "succeeded")
     trial.judge()
     assert trial.outcomes(job) == ["succeeded"]
+
+
+def appears_not(log: Path, words: str, *, within_s: float) -> bool:
+    end = time.monotonic() + within_s
+    while words not in log.read_text():
+        if time.monotonic() > end:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def seconds_of(work: Callable[[], object]) -> float:
