@@ -22,19 +22,9 @@ from torch import Tensor
 
 from bench.svd.architecture import FULL, TOY, make_pipeline
 from bench.svd_speed import make_params, make_photo
+from worker.svd.conditioning import Conditioning, encode, keep_encoder_in_float32
 from worker.svd.rewrites import rewrite
-from worker.svd.sampler import (
-    Conditioning,
-    decode,
-    denoise,
-    encode,
-    euler_step,
-    keep_encoder_in_float32,
-    make_schedule,
-    predict,
-    set_job_constants,
-    to_levels,
-)
+from worker.svd.sampler import decode, denoise, euler_step, make_schedule, predict, set_job_constants, to_levels
 from worker.svd.stock import call_arguments
 
 #: our error in units of diffusers' own.

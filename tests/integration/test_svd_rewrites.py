@@ -17,8 +17,9 @@ from torch import Tensor
 from bench.svd.architecture import TOY, make_pipeline
 from shared.catalogue import find_entry, resolve
 from shared.params import GenerationOptions, GenerationParams
+from worker.svd.conditioning import encode, keep_encoder_in_float32
 from worker.svd.rewrites import REWRITES, rewrite
-from worker.svd.sampler import decode, denoise, encode, keep_encoder_in_float32, make_schedule, to_levels
+from worker.svd.sampler import decode, denoise, make_schedule, to_levels
 from worker.svd.stock import call_arguments
 
 CPU = torch.device("cpu")

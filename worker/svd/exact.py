@@ -13,19 +13,10 @@ from torch import Tensor
 from shared.errors import InvalidOutputError
 from shared.params import GenerationParams
 from worker.pipeline import VideoFrames
+from worker.svd.conditioning import Conditioning, embed_images, encode, keep_encoder_in_float32
 from worker.svd.encodings import EncodingCache
 from worker.svd.rewrites import REWRITES, rewrite
-from worker.svd.sampler import (
-    Conditioning,
-    Schedule,
-    decode,
-    denoise,
-    embed_images,
-    encode,
-    keep_encoder_in_float32,
-    make_schedule,
-    to_levels,
-)
+from worker.svd.sampler import Schedule, decode, denoise, make_schedule, to_levels
 from worker.svd.stopwatch import Stopwatch
 
 #: steps that the host may be ahead of the device: enough that the device never waits, few enough for a quick cancel.

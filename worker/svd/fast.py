@@ -16,9 +16,10 @@ import torch
 from diffusers import StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
 from torch import Tensor
 
+from worker.svd.conditioning import Conditioning
 from worker.svd.exact import ExactEngine
 from worker.svd.rewrites import REWRITES
-from worker.svd.sampler import Conditioning, Schedule, consistency_step, denoise
+from worker.svd.sampler import Schedule, consistency_step, denoise
 
 
 class FeatureReuse:

@@ -14,7 +14,7 @@ from torch import Tensor
 from shared.errors import InvalidOutputError
 from shared.params import GenerationParams
 from worker.pipeline import VideoFrames
-from worker.svd.sampler import embed_images
+from worker.svd.conditioning import embed_images
 from worker.svd.stopwatch import Stopwatch
 
 
