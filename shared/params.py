@@ -66,6 +66,17 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="Seed of the noise; d
 Frames = Annotated[FramesFormat, Field(description="Also keep the frames, in this format.")]
 
 
+class TakesWholeNumbers(BaseModel):
+    """Takes 14.0 for 14: to JSON and its schemas both are the same integer."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_whole_numbers(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: whole_number(value) for name, value in values.items()}
+
+
 class GenerationParams(BaseModel):
     """Every parameter of one generation, resolved."""
 
@@ -87,7 +98,7 @@ class GenerationParams(BaseModel):
     frames_format: Frames
 
 
-class GenerationOptions(BaseModel):
+class GenerationOptions(TakesWholeNumbers):
     """What a caller may choose; what is absent comes from the model's defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -107,24 +118,12 @@ class GenerationOptions(BaseModel):
     seed: Seed | None = None
     frames_format: Frames | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _take_whole_numbers(cls, values: Any) -> Any:
-        return whole_numbers(values)
-
     @model_validator(mode="after")
     def _check_guidance(self) -> Self:
         low, high = self.min_guidance_scale, self.max_guidance_scale
         if low is not None and high is not None and low > high:
             raise ValueError(f"min_guidance_scale must not exceed max_guidance_scale ({high:g}), got {low:g}")
         return self
-
-
-def whole_numbers(values: Any) -> Any:
-    """The fields of a JSON object with 14.0 as 14: to JSON and its schemas both are the same integer."""
-    if not isinstance(values, dict):
-        return values
-    return {name: whole_number(value) for name, value in values.items()}
 
 
 def whole_number(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -10,7 +10,7 @@ from api.schemas.fields import Labels, Priority, Text
 from api.schemas.lists import Page, PageQuery
 from shared.experiments.grid import GenerationGrid
 from shared.experiments.resource import CellResource, ExperimentResource
-from shared.params import GenerationOptions, whole_numbers
+from shared.params import GenerationOptions, TakesWholeNumbers
 from shared.states import JobStatus
 
 Name = Annotated[Text, StringConstraints(min_length=1, max_length=100)]
@@ -46,7 +46,7 @@ class WandbRequest(BaseModel):
     entity: WandbName | None = None
 
 
-class ExperimentRequest(BaseModel):
+class ExperimentRequest(TakesWholeNumbers):
     """Images, and a grid of parameter values: every value of each with every other, for each image, is a cell."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,11 +69,6 @@ class ExperimentRequest(BaseModel):
         False, description="Let a result that is there already stand for a cell that would come out the same."
     )
     wandb: WandbRequest | None = Field(None, description="Log to Weights & Biases.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _take_whole_numbers(cls, values: Any) -> Any:
-        return whole_numbers(values)
 
 
 class ExperimentPath(BaseModel):

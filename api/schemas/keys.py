@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from api.schemas.fields import Text
 from api.schemas.lists import Page
-from shared.params import whole_numbers
+from shared.params import TakesWholeNumbers
 from shared.scopes import ALL_SCOPES, Scope
 
 #: ten years.
 MAX_KEY_LIFE_S = 10 * 365 * 86_400
 
 
-class KeyRequest(BaseModel):
+class KeyRequest(TakesWholeNumbers):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: Text = Field(min_length=1, max_length=100, description="For people, to tell keys apart.")
@@ -29,11 +29,6 @@ class KeyRequest(BaseModel):
     expires_in_s: int | None = Field(
         None, ge=1, le=MAX_KEY_LIFE_S, description="Seconds after which the key is refused; none: never."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _take_whole_numbers(cls, values: Any) -> Any:
-        return whole_numbers(values)
 
 
 class KeyPath(BaseModel):
