@@ -145,9 +145,10 @@ def _open(data: bytes, field: str) -> ImageFile:
         except _DECODER_ERRORS:
             # The header claims a format and does not keep to it.
             pass
-    raise InvalidInputError(
-        f"{field} must be a {FORMATS} image, got {len(data)} bytes that begin with {bytes(data[:12])!r}", field=field
-    )
+    # As Python writes bytes, without its b: what is text can be read, the rest is \x….
+    begin = repr(bytes(data[:12]))[1:]
+    got = f"{len(data)} bytes that begin with {begin}" if data else "an empty file"
+    raise InvalidInputError(f"{field} must be a {FORMATS} image, got {got}", field=field)
 
 
 def _recognise(data: bytes) -> Callable[[BytesIO], ImageFile] | None:
