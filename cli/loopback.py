@@ -22,7 +22,7 @@ class LoopbackServer(ABC):
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        # It looks so often whether it shall stop.
+        # How often it looks whether it is to stop.
         options = {"poll_interval": 0.02}
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs=options, name="webhooks", daemon=True)
 

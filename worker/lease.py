@@ -89,7 +89,7 @@ class Lease:
         self._closing.set()
 
     def progress(self, phase: Phase, step: int = 0, total: int = 0) -> None:
-        """Note that the work has moved, and learn whether it shall go on.
+        """Note that the work has moved, and learn whether it is to go on.
 
         Raises:
             AttemptStopped: canceled, to be released, or no longer ours.
