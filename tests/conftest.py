@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
@@ -103,6 +104,9 @@ def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
 def engine(settings: Settings) -> Iterator[Engine]:
     engine = make_engine(settings)
     yield engine
+    for thread in threading.enumerate():
+        if thread.name.startswith("lease-"):  # its job does not wait for it; it has a connection to give back
+            thread.join(10)
     engine.dispose()
 
 

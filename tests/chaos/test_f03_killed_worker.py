@@ -73,7 +73,7 @@ def test_a_worker_killed_in_any_phase_costs_one_loss_and_the_job_runs_again(
         for index, phase in enumerate(_PHASES):
             victim = _VICTIMS[(index + turn) % len(_VICTIMS)]
             with hold(phase):
-                steps = 60 if phase is Phase.DENOISE else 2
+                steps = 100 if phase is Phase.DENOISE else 2
                 job = s3_trial.submit(num_inference_steps=steps, webhook_url=receiver.url)
                 await_phase(s3_trial, job, phase)
                 kill(worker, victim)

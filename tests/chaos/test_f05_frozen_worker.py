@@ -9,7 +9,7 @@ from trial import Trial, await_log, everyone, freeze, thaw
 
 
 def test_a_frozen_worker_that_wakes_up_changes_nothing(trial: Trial) -> None:
-    judge_frozen(trial, "double", num_inference_steps=60)
+    judge_frozen(trial, "double", num_inference_steps=100)
 
 
 @pytest.mark.campaign

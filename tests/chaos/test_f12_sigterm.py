@@ -40,7 +40,7 @@ def to_group_twice(worker: Process) -> None:
     [to_group, *(pytest.param(way, marks=pytest.mark.campaign) for way in (to_parent, twice, to_group_twice))],
 )
 def test_a_job_finishes_within_a_long_grace(trial: Trial, stop: Callable[[Process], None]) -> None:
-    judge_finished(trial, "double", stop, steps=40)
+    judge_finished(trial, "double", stop, steps=80)
 
 
 @pytest.mark.campaign

@@ -66,7 +66,7 @@ def test_a_full_disk_accepts_nothing_loses_nothing_and_keeps_no_half_object(
         refused = trial.offer(key="once")
         assert (refused.status, refused.json()["code"]) == (503, "storage_unavailable")
         assert (trial.count_jobs(), files(trial)) == (0, [])
-    job = trial.submit(num_inference_steps=30)
+    job = trial.submit(num_inference_steps=80)
     before = files(trial)
     trial.await_step(job)
     with full_disk(worker):
@@ -86,7 +86,7 @@ def test_a_folder_that_must_not_be_written_is_waited_for_with_a_clear_error(tria
     service.start_maintainer()
     worker = service.start("worker", prefix=prefix, model="double")
     service.await_worker(worker)
-    job = trial.submit(num_inference_steps=30)
+    job = trial.submit(num_inference_steps=80)
     trial.await_step(job)
     root = Path(service.settings.object_store)
     jobs = root / "jobs"

@@ -21,7 +21,7 @@ def test_two_apis_and_two_maintainers_make_each_job_once_reap_it_once_and_tell_o
             other = second.start("api.serve", public_url=service.url, **changes)
             worker = trial.start(**changes)
             second.await_api(other)
-            running = trial.submit(num_inference_steps=40, webhook_url=receiver.url)
+            running = trial.submit(num_inference_steps=80, webhook_url=receiver.url)
             trial.await_step(running)
             kill(worker, "child")
 

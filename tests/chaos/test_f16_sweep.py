@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import SAMPLES
 from sqlalchemy import select
-from support import BOOTSTRAP_KEY, eventually
-from trial import Trial, kill
+from support import BOOTSTRAP_KEY, Process, eventually
+from trial import Trial, everyone, freeze, kill, thaw
 
 from shared.ids import show_id
 from shared.states import AttemptOutcome, JobStatus
@@ -22,10 +22,16 @@ from shared.tables import Attempt, Job
 _VALUES = (60, 120, 180)
 
 
-def running(trial: Trial) -> str | None:
+def freeze_at_work(trial: Trial, worker: Process) -> str | None:
+    """Freeze the worker in the middle of a job, which is returned; None: it had none, and goes on."""
+    processes = everyone(worker)
+    freeze(processes)
     with trial.sessions() as session:
-        job_id = session.scalar(select(Job.id).where(Job.status == JobStatus.RUNNING))
-    return None if job_id is None else show_id("job", job_id)
+        job_id = session.scalar(select(Job.id).where(Job.status == JobStatus.RUNNING, Job.step > 0))
+    if job_id is None:
+        thaw(processes)
+        return None
+    return show_id("job", job_id)
 
 
 @pytest.mark.timeout(120)
@@ -34,7 +40,7 @@ def test_a_sweep_through_the_end_of_api_and_worker_is_complete_and_makes_nothing
 ) -> None:
     worker = trial.start()
     api = trial.service.processes[-1]
-    options = ("--model", "double", "--num-inference-steps", "12", "--width", "128", "--height", "64")
+    options = ("--model", "double", "--num-inference-steps", "30", "--width", "128", "--height", "64")
     sweep = subprocess.Popen(
         [
             *(sys.executable, "-m", "cli", "sweep", str(SAMPLES / "rocket.jpg"), str(SAMPLES / "chelsea.png")),
@@ -49,8 +55,7 @@ def test_a_sweep_through_the_end_of_api_and_worker_is_complete_and_makes_nothing
     try:
         eventually(lambda: trial.count_jobs(JobStatus.SUCCEEDED))
         kill(api)
-        lost = eventually(lambda: running(trial))
-        trial.await_step(lost)
+        lost = eventually(lambda: freeze_at_work(trial, worker))
         kill(worker)
         trial.service.start("worker", model="double")
         trial.service.start("api.serve")

@@ -31,7 +31,7 @@ def pair(s3_trial: Trial, s3_proxy: HttpFaultProxy) -> Pair:
 
     def make() -> tuple[str, str]:
         s3_proxy.set(_PUTS_FAIL)
-        finishing, generating = s3_trial.submit(), s3_trial.submit(num_inference_steps=60)
+        finishing, generating = s3_trial.submit(), s3_trial.submit(num_inference_steps=100)
         # Long enough for a heartbeat of the first since the second one began.
         s3_trial.await_step(generating, 15)
         eventually(lambda: s3_trial.row(finishing).phase == Phase.UPLOAD)
