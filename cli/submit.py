@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from cli.client import Client, Fields, path_to
+from cli.failure import CommandError
 from cli.follow import follow
 from cli.options import as_json, labels_option, model_option, talks_to_api, timeout_option, webhook_option
 from cli.output import note, print_json, require_success, show_progress
@@ -64,6 +65,8 @@ def submit(
     job = create_job(client, image, fields, idempotency_key)
     for warning in job["warnings"]:
         note(f"warning: {warning}")
+    if job["status"] == "queued":
+        warn_if_unserved(client, job["model"], job["id"])
     if wait or output:
         if not as_json:
             note(f"{job['id']} accepted")
@@ -95,6 +98,23 @@ def create_job(client: Client, image: str, fields: Fields, idempotency_key: str 
         source = {"image": (Path(image).name, read_image(image), "application/octet-stream")}
     job: dict[str, Any] = client.post_form(path_to("jobs"), {**source, **fields}, idempotency_key or str(uuid.uuid4()))
     return job
+
+
+def warn_if_unserved(client: Client, model: str, waiting: str) -> None:
+    """Say so if no worker serves the model now: what was submitted is accepted all the same, and may wait for ever.
+
+    Args:
+        waiting: id of the job or experiment.
+    """
+    try:
+        workers = client.get(path_to("models", model))["workers"]
+    except CommandError:
+        return  # a remark is not worth an error, such as a key's that may only submit
+    if workers == 0:
+        note(
+            f"warning: no worker serves {model} right now, so {waiting} waits: start one, for example by "
+            f"`animatic up --model {model}`; `animatic models list` shows which models have workers"
+        )
 
 
 def read_image(path: str) -> bytes:

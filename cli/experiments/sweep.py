@@ -21,6 +21,7 @@ from cli.failure import CommandError
 from cli.options import as_json, labels_option, model_option, talks_to_api, timeout_option, webhook_option
 from cli.output import note, print_json
 from cli.parameters import generation_options
+from cli.submit import warn_if_unserved
 from shared.exit_codes import ExitCode
 
 
@@ -79,6 +80,8 @@ def sweep(
         raise click.UsageError("--attach takes an experiment as it is: neither photos nor parameters, nor --detach")
     else:
         experiment = read_experiment(client, attach)
+    if experiment["counts"]["queued"]:
+        warn_if_unserved(client, experiment["model"], experiment["id"])
     if detach:
         if as_json:
             print_json(experiment)

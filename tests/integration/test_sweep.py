@@ -67,6 +67,7 @@ def test_an_experiment_is_steered_and_a_canceled_one_ends_with_1(service: Servic
     service.start_api()  # and no worker: nothing ends by itself
     submitted = run(service, "sweep", PHOTOS[0], *SMALL, "--seed", "1,2", "--detach")
     assert submitted.exit_code == 0, submitted.stderr
+    assert "no worker serves double right now" in submitted.stderr
     name = submitted.stdout.strip()
     for verb, status in (("pause", "paused"), ("resume", "running"), ("cancel", "finished"), ("retry", "finished")):
         assert f"{name} {status}" in run(service, "experiments", verb, name).stdout

@@ -60,7 +60,7 @@ Route = Answer | Callable[[Request], Answer] | list[Answer]
 
 class FakeApi:
     def __init__(self) -> None:
-        self.routes: dict[tuple[str, str], Route] = {}
+        self.routes: dict[tuple[str, str], Route] = {("GET", "/v1/models/tiny"): Answer({"id": "tiny", "workers": 1})}
         self.requests: list[Request] = []
         api = self
 
@@ -338,6 +338,43 @@ def test_submit_with_output_waits_and_downloads(api: FakeApi, photo: Path, tmp_p
     done = run(api, "submit", photo, "-o", tmp_path / "out.mp4")
     assert done.exit_code == 0, done.stderr
     assert (tmp_path / "out.mp4").read_bytes() == VIDEO
+
+
+def test_submit_says_at_once_that_no_worker_serves_the_model_and_waits(api: FakeApi, photo: Path) -> None:
+    api.routes["POST", "/v1/jobs"] = Answer(job(model="svd-xt"), 202)
+    api.routes["GET", "/v1/models/svd-xt"] = Answer({"id": "svd-xt", "workers": 0})
+    api.routes["GET", "/v1/jobs/job_1/events"] = Answer(sse(job(), job("succeeded")))
+    done = run(api, "submit", photo, "--wait")
+    assert (done.exit_code, done.stdout) == (0, "job_1\n")
+    (first, *rest) = done.stderr.splitlines()
+    assert first.startswith(
+        "warning: no worker serves svd-xt right now, so job_1 waits: start one, for example by `animatic up "
+    )
+    assert not any("no worker" in line for line in rest)
+    assert [request.path for request in api.requests] == ["/v1/jobs", "/v1/models/svd-xt", "/v1/jobs/job_1/events"]
+
+
+@pytest.mark.parametrize(
+    "answer", [Answer({"id": "tiny", "workers": 1}), problem(403, "forbidden", "needs the scope jobs:read")]
+)
+def test_submit_is_silent_where_a_worker_serves_or_the_key_may_not_look(
+    api: FakeApi, photo: Path, answer: Answer
+) -> None:
+    api.routes["POST", "/v1/jobs"] = Answer(job(), 202)
+    api.routes["GET", "/v1/models/tiny"] = answer
+    done = run(api, "submit", photo)
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "job_1\n", "")
+
+
+def test_a_sweep_says_at_once_that_no_worker_serves_its_model(api: FakeApi, photo: Path) -> None:
+    counts = {"total": 2, "queued": 2, "running": 0, "succeeded": 0, "failed": 0, "canceled": 0}
+    experiment = {"id": "exp_1", "model": "svd", "status": "running", "counts": counts, "warnings": []}
+    api.routes["POST", "/v1/inputs"] = Answer({"id": "inp_1"}, 201)
+    api.routes["POST", "/v1/experiments"] = Answer(experiment, 202)
+    api.routes["GET", "/v1/models/svd"] = Answer({"id": "svd", "workers": 0})
+    done = run(api, "sweep", photo, "--seed", "1,2", "--model", "svd", "--detach")
+    assert (done.exit_code, done.stdout) == (0, "exp_1\n")
+    assert "warning: no worker serves svd right now, so exp_1 waits" in done.stderr
 
 
 def test_list_follows_the_pages_up_to_the_limit(api: FakeApi) -> None:
