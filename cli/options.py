@@ -43,7 +43,9 @@ def talks_to_api(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(url: str | None, data_dir: Path, **options: Any) -> None:
         from cli.client import Client
+        from cli.environment import warn_of_unknown_variables
 
+        warn_of_unknown_variables()
         with Client(find_place(url, data_dir)) as client:
             command(client, **options)
 

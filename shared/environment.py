@@ -1,14 +1,16 @@
 """The environment: variables with the prefix `ANIMATIC_`, read once when a process starts.
 
 Secrets may come from files: `ANIMATIC_X_FILE=/run/secrets/x` sets `ANIMATIC_X`. An unknown `ANIMATIC_*` variable is a
-start-up error, since pydantic-settings would ignore a misspelt one in silence.
+start-up error of the servers, since pydantic-settings would ignore a misspelt one in silence; clients only warn of it,
+as their environment may be meant for a service of another version.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pydantic import ValidationError
 
@@ -30,25 +32,54 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         StartupError: a variable is unknown or its value is not allowed; the message names it.
     """
     environ = os.environ if environ is None else environ
+    if unknown := unknown_variables(environ):
+        raise StartupError(
+            f"unknown setting {', '.join(map(describe_unknown, unknown))}; docs/settings.md lists them all",
+            exit_code=ExitCode.CONFIG,
+        )
     values: dict[str, str] = {}
     for variable, value in environ.items():
-        if not variable.startswith(PREFIX) or variable in CLIENT_VARIABLES or not value:
+        if not variable.startswith(PREFIX) or not value:
             continue
         name = variable.removeprefix(PREFIX).lower()
-        if _KUBERNETES_VARIABLE.match(variable) and (name not in Settings.model_fields or "://" in value):
+        if _KUBERNETES_VARIABLE.match(variable) and "://" in value:
             continue  # ANIMATIC_API_PORT is a setting of ours, and a Service's `tcp://10.0.0.7:8000`
         if name in Settings.model_fields:
             values[name] = value
-        elif name.endswith("_file") and name.removesuffix("_file") in Settings.model_fields:
+        elif name.removesuffix("_file") in Settings.model_fields:
             values.setdefault(name.removesuffix("_file"), _read_secret(variable, value))
-        else:
-            raise StartupError(
-                f"unknown setting {variable}; docs/settings.md lists them all", exit_code=ExitCode.CONFIG
-            )
     try:
         return Settings(**values)  # type: ignore[arg-type]  # pydantic parses the strings
     except ValidationError as error:
         raise StartupError(_explain(error), exit_code=ExitCode.CONFIG) from None
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """The variables with our prefix that no part of Animatic reads, and Kubernetes does not inject."""
+    return [
+        variable
+        for variable, value in environ.items()
+        if variable.startswith(PREFIX)
+        and value
+        and variable not in CLIENT_VARIABLES
+        and variable.removeprefix(PREFIX).lower().removesuffix("_file") not in Settings.model_fields
+        and not _KUBERNETES_VARIABLE.match(variable)
+    ]
+
+
+def describe_unknown(variable: str, likely: Iterable[str] = ()) -> str:
+    """The variable, and the one that was meant, if any is near: `ANIMATIC_APIKEY (did you mean ANIMATIC_API_KEY?)`.
+
+    Args:
+        likely: names that are looked at before all others.
+    """
+    every = [*(f"{PREFIX}{name.upper()}" for name in Settings.model_fields), *sorted(CLIENT_VARIABLES)]
+    for names in (likely, every):
+        # Without the prefix, which would make all of them alike.
+        known = [name.removeprefix(PREFIX) for name in names]
+        if nearest := difflib.get_close_matches(variable.removeprefix(PREFIX), known, n=1):
+            return f"{variable} (did you mean {PREFIX}{nearest[0]}?)"
+    return variable
 
 
 def _read_secret(variable: str, path: str) -> str:

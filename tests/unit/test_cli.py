@@ -267,6 +267,24 @@ def test_without_a_service_the_error_says_how_to_get_one(tmp_path: Path) -> None
     assert "animatic up" in done.stderr
 
 
+def test_a_misspelt_variable_is_told_once_and_the_command_goes_on(api: FakeApi) -> None:
+    api.routes["GET", "/v1/jobs/job_1"] = Answer(job())
+    known = {"ANIMATIC_MODEL": "tiny", "ANIMATIC_REDIS_URL_FILE": "/secret", "ANIMATIC_SERVICE_PORT": "80"}
+    done = run(api, "show", "job_1", ANIMATIC_API_URL="x", ANIMATIC_APIKEY="hidden", ANIMATIC_EMPTY="", **known)
+    assert done.exit_code == 0
+    assert sorted(done.stderr.splitlines()) == [
+        "warning: unknown variable ANIMATIC_APIKEY (did you mean ANIMATIC_API_KEY?), which is ignored",
+        "warning: unknown variable ANIMATIC_API_URL (did you mean ANIMATIC_URL?), which is ignored",
+    ]
+
+
+def test_a_misspelt_variable_is_told_before_the_error_that_it_causes(tmp_path: Path) -> None:
+    done = run(None, "list", "--data-dir", tmp_path, ANIMATIC_URLS="http://127.0.0.1:1")
+    first, second = done.stderr.splitlines()
+    assert "ANIMATIC_URLS (did you mean ANIMATIC_URL?)" in first
+    assert second.startswith("error: no service found")
+
+
 # --- errors of the API and of the network
 
 

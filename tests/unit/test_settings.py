@@ -70,6 +70,18 @@ def test_an_unknown_variable_ends_the_start_and_is_named(variable: str) -> None:
     assert variable in str(refusal({variable: "x"}))
 
 
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("ANIMATIC_API_PROT", "ANIMATIC_API_PORT"),
+        ("ANIMATIC_DATABASE", "ANIMATIC_DATABASE_URL"),
+        ("ANIMATIC_APIKEY", "ANIMATIC_API_KEY"),
+    ],
+)
+def test_the_error_names_the_variable_that_was_meant(variable: str, meant: str) -> None:
+    assert f"unknown setting {variable} (did you mean {meant}?)" in str(refusal({variable: "x"}))
+
+
 @pytest.mark.parametrize("variable", sorted(CLIENT_VARIABLES))
 def test_the_clients_variables_are_known(variable: str) -> None:
     assert load_settings({variable: "x"}) == Settings()
