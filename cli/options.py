@@ -13,15 +13,17 @@ from cli.place import default_data_dir, find_place
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
-data_dir_option = click.option(
-    "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=default_data_dir,
-    show_default="/var/lib/animatic for root, else ~/.local/share/animatic",
-    envvar="ANIMATIC_DATA_DIR",
-    show_envvar=True,
-    help="Data folder of `animatic up`.",
-)
+
+def data_dir_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        "--data-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=default_data_dir,
+        envvar="ANIMATIC_DATA_DIR",
+        show_envvar=True,
+        # Said here: click puts a default that is worded into brackets of its own.
+        help=f"{what}; default: /var/lib/animatic for root, else ~/.local/share/animatic.",
+    )
 
 
 model_option = click.option("--model", help="Name from `animatic models list`; default: the service's first.")
@@ -52,6 +54,7 @@ def talks_to_api(command: Callable[..., None]) -> Callable[..., None]:
     url_option = click.option(
         "--url", envvar="ANIMATIC_URL", show_envvar=True, help="The service; default: the one on this machine."
     )
-    decorated: Any = url_option(data_dir_option(run))
+    folder_option = data_dir_option("Data folder of the `animatic up` to talk to")
+    decorated: Any = url_option(folder_option(run))
     result: Callable[..., None] = decorated
     return result

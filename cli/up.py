@@ -33,7 +33,7 @@ _LOOK_S = 0.2
     envvar="ANIMATIC_API_PORT",
     help="Port to listen on; 0: any free one.",
 )
-@data_dir_option
+@data_dir_option("Folder for all data")
 @click.option(
     "--model",
     default="tiny",

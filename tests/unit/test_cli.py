@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def run(api: FakeApi | None, *arguments: str | Path, **env: str | None) -> Resul
         "ANIMATIC_API_KEY": KEY,
         "ANIMATIC_DATA_DIR": None,
     }
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments], env={**base, **env})
+    return CliRunner().invoke(cli, [*map(str, arguments)], env={**base, **env}, prog_name="animatic")
 
 
 def problem(status: int, code: str, detail: str, **more: Any) -> Answer:
@@ -167,11 +168,22 @@ def sse(*jobs: dict[str, Any]) -> bytes:
 # --- the command line itself
 
 
-@pytest.mark.parametrize("name", _COMMANDS)
-def test_every_command_has_help_and_examples_do_not_break_it(name: str) -> None:
-    done = run(None, name, "--help")
+def every_command() -> Iterator[tuple[str, ...]]:
+    context = click.Context(cli)
+    for name in _COMMANDS:
+        command = cli.get_command(context, name)
+        yield (name,)
+        if isinstance(command, click.Group):
+            yield from ((name, part) for part in command.list_commands(context))
+
+
+@pytest.mark.parametrize("names", [(), *every_command()], ids=" ".join)
+def test_every_command_has_a_help_that_reads_well(names: tuple[str, ...]) -> None:
+    done = run(None, *names, "--help")
     assert done.exit_code == 0
-    assert done.stdout.startswith("Usage:")
+    assert done.stdout.startswith(" ".join(("Usage: animatic", *names)))
+    # click puts the default, the range and the variable of an option into brackets; there should be no others within.
+    assert not re.search(r"\[[^\]]*[\[(]", done.stdout)
 
 
 def test_help_lists_every_command_and_exit_code() -> None:
