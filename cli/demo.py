@@ -31,7 +31,13 @@ _LOOK_S = 0.1
 
 @click.command(epilog="Exit code 0 only if the MP4 decodes to the promised frames and size and the webhook verifies.")
 @click.argument("photo", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--model", default="tiny", show_default=True, help="Name, directory, or NAME=DIRECTORY.")
+@click.option(
+    "--model",
+    metavar="MODEL",
+    default="tiny",
+    show_default=True,
+    help="Model: a name, a directory in diffusers' format, or NAME=DIRECTORY.",
+)
 @click.option(
     "-o",
     "--output",
@@ -40,10 +46,15 @@ _LOOK_S = 0.1
     show_default=True,
     help="File or folder for the video.",
 )
-@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Keep the data here.")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep the service's data in this folder; default: nothing is kept.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def demo(photo: Path, model: str, output: Path, data_dir: Path | None, as_json: bool) -> None:
-    """Make a video of PHOTO: start the service on free ports, submit, watch, download, verify, stop everything.
+    """Make a video of PHOTO with a service of its own: start it on free ports, submit, watch, download, verify, and
+    stop everything.
 
     The last line on standard output is `video: PATH`.
 

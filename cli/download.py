@@ -27,16 +27,22 @@ from shared.exit_codes import ExitCode
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="File or folder for the video; default JOB.mp4 in the current folder.",
+    help="File or folder for the video; default: JOB.mp4 in the current folder.",
 )
-@click.option("--frames", type=click.Path(file_okay=False, path_type=Path), help="Folder for the frames too.")
-@click.option("--manifest", type=click.Path(dir_okay=False, path_type=Path), help="File for the manifest too.")
+@click.option(
+    "--frames", type=click.Path(file_okay=False, path_type=Path), help="Download the frames, too, into this folder."
+)
+@click.option(
+    "--manifest",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Download the manifest, too: what it takes to make this video again.",
+)
 @as_json
 @talks_to_api
 def download(
     client: Client, job: str, output: Path | None, frames: Path | None, manifest: Path | None, as_json: bool
 ) -> None:
-    """Download a job's video, and its frames and manifest if asked.
+    """Download a job's video, and its frames and manifest if asked for.
 
     \b
     animatic download job_0192f0c1d7a27c3e8f10aa55bb66cc77 -o video.mp4 --frames frames/
@@ -45,10 +51,9 @@ def download(
     require_success(found)
     result = found["result"]
     if frames and not result["frames"]:
-        raise CommandError(f"{job} kept no frames; submit with --frames-format to keep them")
-    if output is None or output.is_dir():
-        output = (output or Path()) / f"{found['id']}.mp4"
-    paths = {"video": str(download_file(client, result["video"], output))}
+        raise CommandError(f"{job} kept no frames: to keep them, submit with --frames-format png, jpeg or webp")
+    target = video_path(output or Path(), found["id"])
+    paths = {"video": str(download_file(client, result["video"], target))}
     if manifest:
         paths["manifest"] = str(download_file(client, result["manifest"], manifest))
     written: dict[str, Any] = dict(paths)
@@ -64,6 +69,11 @@ def download(
         click.echo(f"{name}: {path}")
     if frames:
         click.echo(f"frames: {frames} ({len(result['frames'])} files)")
+
+
+def video_path(output: Path, job_id: str) -> Path:
+    """Where the video goes: the file itself, or the job's id as a name in a folder that is there."""
+    return output / f"{job_id}.mp4" if output.is_dir() else output
 
 
 def download_file(client: Client, file: dict[str, Any], target: Path) -> Path:

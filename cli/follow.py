@@ -54,6 +54,7 @@ class _Follower:
         self._path = path_to("jobs", job_id)
         self._job_id = job_id
         self._last_contact = time.monotonic()
+        self._timeout_s = timeout_s
         self._deadline = None if timeout_s is None else self._last_contact + timeout_s
         self._last_event_id: str | None = None
 
@@ -122,7 +123,9 @@ class _Follower:
 
     def _check_time(self) -> None:
         if self._remaining_s() == 0:
-            raise CommandError(f"the time is over and {self._job_id} has not ended; it goes on", ExitCode.TIMED_OUT)
+            raise CommandError(
+                f"{self._job_id} has not ended within {self._timeout_s:g} s (--timeout); it goes on", ExitCode.TIMED_OUT
+            )
 
 
 def parse_events(chunks: Iterable[bytes]) -> Iterator[Event]:

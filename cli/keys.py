@@ -12,19 +12,24 @@ from shared.scopes import SCOPE_NAMES
 
 @click.group()
 def keys() -> None:
-    """Create, list and revoke API keys."""
+    """Create, list and revoke API keys.
+
+    This needs a key with the scope admin, such as the one that `animatic up` prints.
+    """
 
 
 @keys.command()
-@click.option("--name", required=True, help="For people, to tell keys apart.")
+@click.option("--name", metavar="NAME", required=True, help="Tells people what it is for.")
 @click.option(
     "--scope",
     "scopes",
     multiple=True,
     type=click.Choice(SCOPE_NAMES),
-    help="What it may do; may be given several times. Default: jobs:read and jobs:write.",
+    help="What the key may do; may be given several times; default: jobs:read and jobs:write.",
 )
-@click.option("--expires-in-days", type=click.FloatRange(min=0, min_open=True), help="Default: never.")
+@click.option(
+    "--expires-in-days", metavar="DAYS", type=click.FloatRange(min=0, min_open=True), help="Default: it never expires."
+)
 @as_json
 @talks_to_api
 def create(client: Client, name: str, scopes: tuple[str, ...], expires_in_days: float | None, as_json: bool) -> None:
@@ -76,9 +81,13 @@ def list_keys(client: Client, as_json: bool) -> None:
 @as_json
 @talks_to_api
 def revoke(client: Client, key: str, as_json: bool) -> None:
-    """Revoke a key by its id (key_…). It is refused from then on."""
+    """Revoke KEY, the id that `animatic keys list` shows. The key is refused from then on.
+
+    \b
+    animatic keys revoke key_0192f0c1d7a27c3e8f10aa55bb66cc77
+    """
     client.delete(path_to("keys", key))
     if as_json:
         print_json({"id": key, "revoked": True})
     else:
-        note(f"{key} revoked")
+        click.echo(f"{key} revoked")

@@ -13,29 +13,43 @@ import click
 from shared.errors import AnimaticError, StartupError
 from shared.exit_codes import ExitCode
 
-#: name → where the command is, and its line in `--help`.
-_COMMANDS = {
-    "up": ("cli.up:up", "Run the whole service on this machine until Ctrl-C."),
-    "demo": ("cli.demo:demo", "Make a video of a photo with a service that lives only for it."),
-    "submit": ("cli.submit:submit", "Submit an image."),
-    "watch": ("cli.jobs:watch", "Show a job's progress until it ends."),
-    "list": ("cli.jobs:list_jobs", "List jobs, newest first."),
-    "show": ("cli.jobs:show", "Show one job."),
-    "download": ("cli.download:download", "Download a job's video, frames and manifest."),
-    "cancel": ("cli.jobs:cancel", "Cancel jobs."),
-    "delete": ("cli.jobs:delete", "Delete jobs and their files."),
-    "sweep": ("cli.experiments.sweep:sweep", "Submit an experiment: photos at lists of values, compared."),
-    "experiments": ("cli.experiments.commands:experiments", "List, show and steer experiments."),
-    "deliveries": ("cli.deliveries:deliveries", "List the webhook deliveries of a job."),
-    "redeliver": ("cli.deliveries:redeliver", "Send a webhook again."),
-    "keys": ("cli.keys:keys", "Create, list and revoke API keys."),
-    "models": ("cli.models:models", "List models, and fetch their files."),
-    "api": ("cli.servers:api", "Run the API server."),
-    "worker": ("cli.servers:worker", "Run a worker."),
-    "maintain": ("cli.servers:maintain", "Run a maintainer."),
-    "migrate": ("cli.servers:migrate", "Bring the database's tables up to date."),
-    "completion": ("cli.completion:completion", "Print a shell's completion script."),
+#: heading → name → where the command is, and its line in `--help`.
+_SECTIONS = {
+    "On this machine": {
+        "demo": ("cli.demo:demo", "Make a video of a photo with a service that lives only for it."),
+        "up": ("cli.up:up", "Run the whole service until Ctrl-C."),
+    },
+    "Jobs": {
+        "submit": ("cli.submit:submit", "Submit an image to become a video."),
+        "watch": ("cli.jobs:watch", "Show a job's progress until it ends."),
+        "list": ("cli.jobs:list_jobs", "List jobs, newest first."),
+        "show": ("cli.jobs:show", "Show one job."),
+        "download": ("cli.download:download", "Download a job's video, frames and manifest."),
+        "cancel": ("cli.jobs:cancel", "Cancel jobs."),
+        "delete": ("cli.jobs:delete", "Delete jobs and their files."),
+    },
+    "Experiments": {
+        "sweep": ("cli.experiments.sweep:sweep", "Make videos at several parameter values, and compare."),
+        "experiments": ("cli.experiments.commands:experiments", "List, show, steer and delete experiments."),
+    },
+    "The service": {
+        "models": ("cli.models:models", "List models, and fetch their files."),
+        "keys": ("cli.keys:keys", "Create, list and revoke API keys."),
+        "deliveries": ("cli.deliveries:deliveries", "List the webhooks of a job or an experiment."),
+        "redeliver": ("cli.deliveries:redeliver", "Send a webhook again."),
+    },
+    "Server processes": {
+        "migrate": ("cli.servers:migrate", "Make the database's tables, or bring them up to date."),
+        "api": ("cli.servers:api", "Run the API."),
+        "worker": ("cli.servers:worker", "Run a worker: one model on one device."),
+        "maintain": ("cli.servers:maintain", "Run a maintainer, which heals, delivers webhooks and cleans up."),
+    },
+    "The shell": {
+        "completion": ("cli.completion:completion", "Print the completion script for bash, zsh or fish."),
+    },
 }
+
+_COMMANDS = {name: command for section in _SECTIONS.values() for name, command in section.items()}
 
 _EXIT_CODES = """\b
 Exit codes:
@@ -65,8 +79,11 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+        width = max(map(len, _COMMANDS))
+        for heading, commands in _SECTIONS.items():
+            with formatter.section(heading):
+                # Padded, so that the columns of all sections are in line.
+                formatter.write_dl([(name.ljust(width), line) for name, (_, line) in commands.items()])
 
     def main(  # type: ignore[override]  # click's overloads say the same, at more length
         self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any
@@ -80,7 +97,9 @@ class LazyGroup(click.Group):
             sys.exit(ExitCode.USAGE)
         except click.UsageError as error:
             hint = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-            _fail(f"{error.format_message().rstrip('.')}{hint}", ExitCode.USAGE)
+            # click puts each choice of a missing argument on a line of its own.
+            message = " ".join(error.format_message().split())
+            _fail(f"{message.rstrip('.')}{hint}", ExitCode.USAGE)
         except click.ClickException as error:
             _fail(error.format_message(), error.exit_code)
         except AnimaticError as error:
@@ -104,13 +123,14 @@ def cli() -> None:
     """Turn still images into short videos with Stable Video Diffusion.
 
     \b
-    animatic demo photo.jpg              make a video now, on this machine
-    animatic up                          run the service
-    animatic submit photo.jpg --wait     submit an image to it
-    animatic download job_… -o out.mp4   fetch the video
+    animatic demo photo.jpg              make a video now: start a service, use it, stop it
+    animatic up                          run the service, and leave it running; then:
+    animatic submit photo.jpg            submit an image, and get the id of its job
+    animatic download job_… -o out.mp4   fetch the job's video when it is done
+    animatic submit photo.jpg -o a.mp4   all in one: submit, wait, fetch
 
-    The commands find a service that `animatic up` runs on this machine by its data folder. For another one set
-    ANIMATIC_URL and ANIMATIC_API_KEY.
+    Commands talk to the service that `animatic up` runs on this machine. For another one set ANIMATIC_URL and
+    ANIMATIC_API_KEY. `animatic COMMAND --help` says more of each.
     """
 
 

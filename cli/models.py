@@ -19,7 +19,7 @@ def models() -> None:
 @as_json
 @talks_to_api
 def list_models(client: Client, as_json: bool) -> None:
-    """List the models that the service accepts."""
+    """List the models that the service accepts, and how many workers serve each. The first is the default."""
     found = client.get(path_to("models"))["data"]
     if as_json:
         print_json({"object": "list", "data": found})
@@ -43,7 +43,10 @@ def list_models(client: Client, as_json: bool) -> None:
 @models.command()
 @click.argument("name")
 def pull(name: str) -> None:
-    """Fetch a model's files to this machine, for workers here.
+    """Fetch the files of the model NAME to this machine, for its workers: svd, svd-xt or svd-xt-1.1.
+
+    They go to Hugging Face's cache (HF_HOME says where). For svd-xt-1.1 accept its terms there, and set
+    ANIMATIC_HF_TOKEN.
 
     \b
     animatic models pull svd-xt

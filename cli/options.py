@@ -26,13 +26,21 @@ def data_dir_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., A
     )
 
 
-model_option = click.option("--model", help="Name from `animatic models list`; default: the service's first.")
+model_option = click.option(
+    "--model", metavar="NAME", help="A name that `animatic models list` shows; default: the first there."
+)
 
-labels_option = click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, help="Your own; repeatable.")
+labels_option = click.option(
+    "--label",
+    "labels",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="A label of yours, to find jobs by (`animatic list --label`); may be given several times.",
+)
 
 
 def webhook_option(when: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return click.option("--webhook-url", metavar="URL", help=f"Gets a signed POST when {when}.")
+    return click.option("--webhook-url", metavar="URL", help=f"Receives a signed POST when {when}.")
 
 
 def timeout_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -52,9 +60,13 @@ def talks_to_api(command: Callable[..., None]) -> Callable[..., None]:
             command(client, **options)
 
     url_option = click.option(
-        "--url", envvar="ANIMATIC_URL", show_envvar=True, help="The service; default: the one on this machine."
+        "--url",
+        metavar="URL",
+        envvar="ANIMATIC_URL",
+        show_envvar=True,
+        help="Where the service is; default: the one that `animatic up` runs on this machine.",
     )
-    folder_option = data_dir_option("Data folder of the `animatic up` to talk to")
+    folder_option = data_dir_option("Data folder of that `animatic up`")
     decorated: Any = url_option(folder_option(run))
     result: Callable[..., None] = decorated
     return result

@@ -45,7 +45,8 @@ def find_place(url: str | None, data_dir: Path) -> Place:
         url = local_url
     if url is None:
         raise CommandError(
-            f"no service found: `animatic up` has not run on {data_dir}; start it, or set ANIMATIC_URL",
+            f"no service found: `animatic up` has not run on {data_dir}; start it, or set ANIMATIC_URL and "
+            "ANIMATIC_API_KEY for one that runs elsewhere",
             ExitCode.UNAVAILABLE,
         )
     url = url.rstrip("/")

@@ -33,15 +33,18 @@ def run_module(module: str, *arguments: str) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])  # noqa: S606
 
 
-@click.command()
+_SETTINGS = "The settings are environment variables: docs/settings.md. `animatic up` runs all parts on one machine."
+
+
+@click.command(epilog=_SETTINGS)
 def api() -> None:
-    """Run the API server (gunicorn) with the settings in the environment."""
+    """Run the API server (gunicorn)."""
     run_module("api.serve")
 
 
-@click.command()
+@click.command(epilog=_SETTINGS)
 def worker() -> None:
-    """Run a worker for one device with the settings in the environment.
+    """Run a worker: one model on one device.
 
     \b
     ANIMATIC_MODEL=svd-xt ANIMATIC_DEVICE=cuda:1 animatic worker
@@ -49,13 +52,15 @@ def worker() -> None:
     run_module("worker")
 
 
-@click.command()
+@click.command(epilog=_SETTINGS)
 def maintain() -> None:
-    """Run a maintainer: re-rings, reaps, delivers webhooks, collects garbage. Any number may run."""
+    """Run a maintainer: it wakes workers for jobs that wait, puts lost jobs back into the queue, delivers webhooks, and
+    removes what is no longer needed. Any number may run.
+    """
     run_module("worker.maintain")
 
 
-@click.command()
+@click.command(epilog=_SETTINGS)
 def migrate() -> None:
-    """Bring the database's tables up to date. Run it before the other servers of a new version."""
+    """Make the database's tables, or bring them up to date. Run it before the other servers of a new version."""
     run_module("api.admin", "migrate")

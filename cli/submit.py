@@ -18,22 +18,23 @@ from cli.parameters import generation_options
 
 
 @click.command(
-    epilog="Ranges that depend on the model are checked by the API. Exit code 1 if, with --wait, the job fails."
+    epilog="A parameter that is not given has the model's default (`animatic models list --json`); a model may allow "
+    "less than these ranges. With --wait: exit code 1 if the job fails or is canceled, 5 if --timeout passes."
 )
 @click.argument("image")
 @model_option
 @generation_options
-@click.option("--priority", type=click.IntRange(-100, 100), help="Higher goes first; default 0.")
+@click.option("--priority", type=click.IntRange(-100, 100), help="Jobs with a higher one go first; default: 0.")
 @labels_option
 @webhook_option("the job has ended")
-@click.option("--idempotency-key", metavar="KEY", help="The same key makes the job only once, for 24 hours.")
+@click.option("--idempotency-key", metavar="KEY", help="Sent again within 24 hours, the same key makes no second job.")
 @click.option("--wait", is_flag=True, help="Show progress until the job ends.")
-@timeout_option("With --wait: give up after S.")
+@timeout_option("With --wait: give up after S seconds; the job goes on.")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Wait, and download the video to this file.",
+    type=click.Path(path_type=Path),
+    help="File or folder to download the video to; implies --wait.",
 )
 @as_json
 @talks_to_api
@@ -48,12 +49,12 @@ def submit(
     as_json: bool,
     **parameters: Any,
 ) -> None:
-    """Submit IMAGE: a file, an http(s) URL that the service fetches, or - for standard input.
+    """Submit IMAGE to become a video: a file, an http(s) URL that the service fetches, or - for standard input.
 
-    Prints the job's id.
+    Prints the job's id, for `animatic watch` and `animatic download`.
 
     \b
-    animatic submit photo.jpg --wait -o video.mp4
+    animatic submit photo.jpg -o video.mp4
     animatic submit photo.jpg --model svd-xt --motion-bucket-id 180 --seed 7
     animatic submit https://example.com/photo.jpg --label shot=12
     """
@@ -78,10 +79,10 @@ def submit(
     if wait or output:
         require_success(job)
     if output:
-        from cli.download import download_file
+        from cli.download import download_file, video_path
 
-        download_file(client, job["result"]["video"], output)
-        note(f"video: {output}")
+        path = download_file(client, job["result"]["video"], video_path(output, job["id"]))
+        note(f"video: {path}")
 
 
 def create_job(client: Client, image: str, fields: Fields, idempotency_key: str | None = None) -> dict[str, Any]:

@@ -23,7 +23,13 @@ _LOOK_S = 0.2
     epilog="Exit code 130 after Ctrl-C, 143 after SIGTERM; a worker that cannot start ends it with the worker's own."
 )
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, envvar="ANIMATIC_API_HOST", help="Address to listen on."
+    "--host",
+    metavar="ADDRESS",
+    default="127.0.0.1",
+    show_default=True,
+    envvar="ANIMATIC_API_HOST",
+    show_envvar=True,
+    help="Address to listen on.",
 )
 @click.option(
     "--port",
@@ -31,14 +37,17 @@ _LOOK_S = 0.2
     default=8000,
     show_default=True,
     envvar="ANIMATIC_API_PORT",
+    show_envvar=True,
     help="Port to listen on; 0: any free one.",
 )
-@data_dir_option("Folder for all data")
+@data_dir_option("Folder for the data of all parts")
 @click.option(
     "--model",
+    metavar="MODEL",
     default="tiny",
     show_default=True,
     envvar="ANIMATIC_MODEL",
+    show_envvar=True,
     help="Model of the workers: a name, a directory in diffusers' format, or NAME=DIRECTORY.",
 )
 @as_json
@@ -46,10 +55,10 @@ def up(host: str, port: int, data_dir: Path, model: str, as_json: bool) -> None:
     """Run the whole service on this machine until Ctrl-C: Postgres, Redis, the API, a maintainer, and a worker
     per visible GPU, or one on the CPU.
 
-    Data stay in the data folder and are there again at the next start. ANIMATIC_DATABASE_URL, ANIMATIC_REDIS_URL
-    and ANIMATIC_OBJECT_STORE name parts that run elsewhere; all other settings work as well. To listen on another
-    address than this machine's own it needs an API key in ANIMATIC_BOOTSTRAP_API_KEY_FILE, or one from an earlier
-    start.
+    Data stays in the data folder and is there again at the next start. ANIMATIC_DATABASE_URL, ANIMATIC_REDIS_URL
+    and ANIMATIC_OBJECT_STORE name parts that run elsewhere; all other settings (docs/settings.md) work as well. To
+    listen on an address that other machines reach, it needs an API key in the file that
+    ANIMATIC_BOOTSTRAP_API_KEY_FILE names, or one from an earlier start.
 
     \b
     animatic up

@@ -26,26 +26,31 @@ from shared.exit_codes import ExitCode
 
 
 @click.command(
-    epilog="Exit code 1 if a cell failed or was canceled; what succeeded is written all the same. Ctrl-C leaves the "
-    "experiment running."
+    epilog="Exit code 1 if a cell (one photo at one combination) failed or was canceled; what succeeded "
+    "is written all the same. Exit code 5 if --timeout passes. Ctrl-C leaves the experiment running."
 )
 @click.argument("photos", nargs=-1, metavar="[PHOTO]…")
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="An experiment of the article about SVD.")
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    help="The values of an experiment in the article about SVD; options given besides win.",
+)
 @functools.partial(generation_options, wrap=ValueList)
-@click.option("--name", help="Of the experiment; default: the preset's, or what is swept.")
+@click.option("--name", metavar="NAME", help="Name of the experiment; default: the preset's, or what is swept.")
 @model_option
 @labels_option
 @webhook_option("the experiment has finished")
-@click.option("--reuse", is_flag=True, help="Take results of equal jobs that are there already.")
-@click.option("--wandb", "to_wandb", is_flag=True, help="Have the service log it to Weights & Biases.")
-@click.option("--wandb-project", metavar="NAME", help="Implies --wandb; default: the service's.")
-@click.option("--wandb-entity", metavar="NAME", help="Implies --wandb; default: the service's.")
-@click.option("--attach", metavar="EXPERIMENT", help="Submit nothing: watch this one, and write its results.")
-@click.option("--detach", is_flag=True, help="Submit, print the id and leave.")
-@timeout_option("Give up watching after S.")
+@click.option("--reuse", is_flag=True, help="Take results of equal jobs that have succeeded already.")
+@click.option("--wandb", "to_wandb", is_flag=True, help="Have the service log the experiment to Weights & Biases.")
+@click.option("--wandb-project", metavar="NAME", help="Its project; implies --wandb; default: the service's.")
+@click.option("--wandb-entity", metavar="NAME", help="Its team or user; implies --wandb; default: the service's.")
+@click.option("--attach", metavar="EXPERIMENT", help="Submit nothing: watch this experiment, and write its results.")
+@click.option("--detach", is_flag=True, help="Submit, print the experiment's id, and do not wait.")
+@timeout_option("Give up watching after S seconds; the experiment goes on.")
 @click.option(
     "-o",
-    "--out",
+    "--output",
+    "out",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the results; default: the experiment's id.",
 )
@@ -63,8 +68,9 @@ def sweep(
 ) -> None:
     """Make a video of every PHOTO (files or URLs) at every combination of the values, and compare them.
 
-    Each parameter takes one value or several, separated by commas. Writes results.csv (parameters, measures, timings,
-    URLs), the videos, contact-sheet.png and side-by-side.mp4, and prints what each parameter did to each measure.
+    Each parameter takes one value or several, separated by commas; `animatic submit --help` says what each may be.
+    Writes results.csv (parameters, measures, timings, URLs), the videos, contact-sheet.png and side-by-side.mp4, and
+    prints what each parameter did to each measure.
 
     \b
     animatic sweep *.jpg --preset motion

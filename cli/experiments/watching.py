@@ -58,7 +58,8 @@ def watch_experiment(client: Client, experiment_id: str, *, timeout_s: float | N
                 return experiment
             if deadline is not None and time.monotonic() > deadline:
                 raise CommandError(
-                    f"the time is over and {experiment_id} has not finished; it goes on", ExitCode.TIMED_OUT
+                    f"{experiment_id} has not finished within {timeout_s:g} s (--timeout); it goes on",
+                    ExitCode.TIMED_OUT,
                 )
             time.sleep(_LOOK_S)
 
