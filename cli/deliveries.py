@@ -10,12 +10,17 @@ from cli.output import print_json, print_table, show_time
 
 
 @click.command()
-@click.argument("job")
+@click.argument("name", metavar="JOB|EXPERIMENT")
 @as_json
 @talks_to_api
-def deliveries(client: Client, job: str, as_json: bool) -> None:
-    """List the webhook deliveries of a job."""
-    found = client.get(f"{path_to('jobs', job)}/deliveries")["data"]
+def deliveries(client: Client, name: str, as_json: bool) -> None:
+    """List the webhook deliveries of a job or an experiment.
+
+    \b
+    animatic deliveries job_0192f0c1d7a27c3e8f10aa55bb66cc77
+    """
+    kind = "experiments" if name.startswith("exp_") else "jobs"
+    found = client.get(path_to(kind, name, "deliveries"))["data"]
     if as_json:
         print_json({"object": "list", "data": found})
         return
@@ -40,12 +45,12 @@ def deliveries(client: Client, job: str, as_json: bool) -> None:
 @as_json
 @talks_to_api
 def redeliver(client: Client, event: str, as_json: bool) -> None:
-    """Send a webhook again: the same id and the same body.
+    """Send a webhook again, with the same id and body. EVENT is its id, which `animatic deliveries` shows.
 
     \b
     animatic redeliver evt_0192f0c1d7a27c3e8f10aa55bb66cc77
     """
-    delivery = client.post(f"{path_to('deliveries', event)}/redeliver")
+    delivery = client.post(path_to("deliveries", event, "redeliver"))
     if as_json:
         print_json(delivery)
     else:

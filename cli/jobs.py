@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -10,7 +11,6 @@ from cli.client import Client, path_to
 from cli.options import as_json, talks_to_api, timeout_option
 from cli.output import (
     is_interactive,
-    note,
     print_json,
     print_table,
     printable,
@@ -21,9 +21,9 @@ from cli.output import (
 from shared.states import JobStatus
 
 
-@click.command(epilog="Exit code 1 if the job fails or is canceled, 5 if the timeout passes.")
+@click.command(epilog="Exit code 1 if the job fails or is canceled, 5 if --timeout passes.")
 @click.argument("job")
-@timeout_option("Give up after S.")
+@timeout_option("Give up after S seconds; the job goes on.")
 @as_json
 @talks_to_api
 def watch(client: Client, job: str, timeout: float | None, as_json: bool) -> None:
@@ -43,11 +43,11 @@ def watch(client: Client, job: str, timeout: float | None, as_json: bool) -> Non
 
 
 @click.command("list")
-@click.option("--status", type=click.Choice([status.value for status in JobStatus]), help="Only these.")
-@click.option("--model", help="Only jobs of this model.")
+@click.option("--status", type=click.Choice([status.value for status in JobStatus]), help="Only jobs with this status.")
+@click.option("--model", metavar="NAME", help="Only jobs of this model.")
 @click.option("--label", metavar="NAME=VALUE", help="Only jobs with this label.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
-@click.option("--all", "everything", is_flag=True, help="All of them.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most this many.")
+@click.option("--all", "everything", is_flag=True, help="All of them, without a limit.")
 @as_json
 @talks_to_api
 def list_jobs(
@@ -85,7 +85,11 @@ def list_jobs(
 @as_json
 @talks_to_api
 def show(client: Client, job: str, as_json: bool) -> None:
-    """Show one job with all its parameters."""
+    """Show one job: status, parameters, labels, result and measures.
+
+    \b
+    animatic show job_0192f0c1d7a27c3e8f10aa55bb66cc77
+    """
     found = client.get(path_to("jobs", job))
     if as_json:
         print_json(found)
@@ -104,12 +108,14 @@ def cancel(client: Client, jobs: tuple[str, ...], as_json: bool) -> None:
     \b
     animatic cancel job_0192f0c1d7a27c3e8f10aa55bb66cc77
     """
-    canceled = [client.post(f"{path_to('jobs', job)}/cancel") for job in jobs]
+    canceled = []
+    for name in jobs:
+        job = client.post(path_to("jobs", name, "cancel"))
+        canceled.append(job)
+        if not as_json:
+            click.echo(f"{job['id']} {'is stopping' if job['status'] == 'running' else job['status']}")
     if as_json:
         print_json({"object": "list", "data": canceled})
-        return
-    for job in canceled:
-        click.echo(f"{job['id']} {'is stopping' if job['status'] == 'running' else job['status']}")
 
 
 @click.command()
@@ -120,16 +126,29 @@ def cancel(client: Client, jobs: tuple[str, ...], as_json: bool) -> None:
 def delete(client: Client, jobs: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Delete jobs with their images and videos; running ones are canceled first.
 
-    Asks first in a terminal.
+    In a terminal it asks first.
+
+    \b
+    animatic delete job_0192f0c1d7a27c3e8f10aa55bb66cc77
+    """
+    delete_each(client, "jobs", jobs, yes=yes, as_json=as_json)
+
+
+def delete_each(client: Client, kind: str, ids: Sequence[str], *, yes: bool, as_json: bool) -> None:
+    """Delete resources one after the other, after asking in a terminal.
+
+    Args:
+        kind: as in the API's paths, such as `jobs`.
+        yes: do not ask.
     """
     if not yes and is_interactive():
-        click.confirm(f"Delete {', '.join(jobs)} for good?", abort=True, err=True)
-    for job in jobs:
-        client.delete(path_to("jobs", job))
+        click.confirm(f"Delete {', '.join(ids)} for good?", abort=True, err=True)
+    for one in ids:
+        client.delete(path_to(kind, one))
         if not as_json:
-            note(f"{job} deleted")
+            click.echo(f"{one} deleted")
     if as_json:
-        print_json({"object": "list", "data": [{"id": job, "deleted": True} for job in jobs]})
+        print_json({"object": "list", "data": [{"id": one, "deleted": True} for one in ids]})
 
 
 def _show_labels(labels: dict[str, str]) -> str:

@@ -9,21 +9,29 @@ import click
 from cli.client import Client, path_to
 from cli.experiments.cells import point_label, read_cells
 from cli.experiments.watching import describe_counts
+from cli.jobs import delete_each
 from cli.options import as_json, talks_to_api
 from cli.output import print_json, print_table, printable, show_time
 
 
-@click.group()
+class InOrder(click.Group):
+    """Lists its commands as they are defined, rather than by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=InOrder)
 def experiments() -> None:
-    """List experiments, look at one, and cancel, pause, resume or retry them.
+    """List experiments, look at one, and pause, resume, cancel, retry or delete them.
 
     `animatic sweep` makes them; `animatic sweep --attach EXPERIMENT` watches one and writes its results.
     """
 
 
 @experiments.command("list")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
-@click.option("--all", "everything", is_flag=True, help="All of them.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most this many.")
+@click.option("--all", "everything", is_flag=True, help="All of them, without a limit.")
 @as_json
 @talks_to_api
 def list_experiments(client: Client, limit: int, everything: bool, as_json: bool) -> None:
@@ -85,15 +93,27 @@ def _steering(verb: str, text: str) -> None:
     @as_json
     @talks_to_api
     def steer(client: Client, names: tuple[str, ...], as_json: bool) -> None:
-        changed: list[dict[str, Any]] = [client.post(f"{path_to('experiments', name)}/{verb}") for name in names]
+        changed: list[dict[str, Any]] = []
+        for name in names:
+            one = client.post(path_to("experiments", name, verb))
+            changed.append(one)
+            if not as_json:
+                click.echo(f"{one['id']} {one['status']}: {describe_counts(one)}")
         if as_json:
             print_json({"object": "list", "data": changed})
-            return
-        for one in changed:
-            click.echo(f"{one['id']} {one['status']}: {describe_counts(one)}")
 
 
-_steering("cancel", "Cancel experiments: cells that wait end at once, running ones within a denoising step.")
-_steering("pause", "Pause experiments: no further cell starts; running ones go on.")
+_steering("pause", "Pause experiments: no further cell starts. Those that run go on.")
 _steering("resume", "Let paused experiments go on.")
+_steering("cancel", "Cancel experiments. Waiting cells end at once, running ones within a denoising step.")
 _steering("retry", "Run the failed cells of experiments again.")
+
+
+@experiments.command()
+@click.argument("names", nargs=-1, required=True, metavar="EXPERIMENT…")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
+@talks_to_api
+def delete(client: Client, names: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Delete finished experiments, with their jobs and videos. In a terminal it asks first."""
+    delete_each(client, "experiments", names, yes=yes, as_json=as_json)

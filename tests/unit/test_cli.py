@@ -227,6 +227,7 @@ def test_every_generation_parameter_is_an_option_and_is_sent(api: FakeApi, photo
         (("submit", "http://x/y.jpg", "--fps", "many"), "'many' is not a valid integer"),
         (("submit", "http://x/y.jpg", "--label", "shot"), "a label must be NAME=VALUE, got 'shot'"),
         (("list", "--status", "done"), "'done' is not one of"),
+        (("completion",), "Choose from: bash, zsh, fish"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(
@@ -368,6 +369,9 @@ def test_submit_with_output_waits_and_downloads(api: FakeApi, photo: Path, tmp_p
     done = run(api, "submit", photo, "-o", tmp_path / "out.mp4")
     assert done.exit_code == 0, done.stderr
     assert (tmp_path / "out.mp4").read_bytes() == VIDEO
+    done = run(api, "submit", photo, "-o", tmp_path)
+    assert done.stderr.endswith(f"video: {tmp_path / 'job_1.mp4'}\n")
+    assert (tmp_path / "job_1.mp4").read_bytes() == VIDEO
 
 
 def test_submit_says_at_once_that_no_worker_serves_the_model_and_waits(api: FakeApi, photo: Path) -> None:
@@ -524,8 +528,21 @@ def test_cancel_and_delete_take_several_jobs(api: FakeApi) -> None:
         api.routes["POST", f"/v1/jobs/{name}/cancel"] = Answer(job("canceled", id=name))
         api.routes["DELETE", f"/v1/jobs/{name}"] = Answer(b"", 204)
     assert run(api, "cancel", "job_1", "job_2").stdout == "job_1 canceled\njob_2 canceled\n"
-    assert run(api, "delete", "job_1", "job_2", "--json").exit_code == 0
+    assert run(api, "delete", "job_1", "job_2").stdout == "job_1 deleted\njob_2 deleted\n"
     assert [request.method for request in api.requests] == ["POST", "POST", "DELETE", "DELETE"]
+
+
+def test_what_was_done_is_told_although_a_later_one_fails(api: FakeApi) -> None:
+    api.routes["POST", "/v1/jobs/job_1/cancel"] = Answer(job("canceled"))
+    done = run(api, "cancel", "job_1", "job_2")
+    assert (done.exit_code, done.stdout) == (ExitCode.USAGE, "job_1 canceled\n")
+    assert done.stderr == "error: there is no /v1/jobs/job_2/cancel\n"
+
+
+def test_experiments_are_deleted(api: FakeApi) -> None:
+    api.routes["DELETE", "/v1/experiments/exp_1"] = Answer(b"", 204)
+    done = run(api, "experiments", "delete", "exp_1", "--json")
+    assert json.loads(done.stdout)["data"] == [{"id": "exp_1", "deleted": True}]
 
 
 def test_a_name_does_not_move_the_cursor_of_who_lists_it(api: FakeApi) -> None:
@@ -557,7 +574,9 @@ def test_deliveries_are_listed_and_sent_again(api: FakeApi) -> None:
     }
     api.routes["GET", "/v1/jobs/job_1/deliveries"] = Answer({"object": "list", "data": [delivery]})
     api.routes["POST", "/v1/deliveries/evt_1/redeliver"] = Answer({**delivery, "status": "pending"}, 202)
+    api.routes["GET", "/v1/experiments/exp_1/deliveries"] = api.routes["GET", "/v1/jobs/job_1/deliveries"]
     assert "evt_1  exhausted  10" in run(api, "deliveries", "job_1").stdout
+    assert "evt_1  exhausted  10" in run(api, "deliveries", "exp_1").stdout
     assert run(api, "redeliver", "evt_1").stdout == "evt_1 pending\n"
 
 
