@@ -176,11 +176,13 @@ def test_an_ended_sign_in_is_told_and_leads_back(context: BrowserContext, page: 
 
 def tab_to(page: Page, is_there: str) -> None:
     """Press Tab until the focus is there; a video's controls alone are half a dozen stops."""
+    stops: list[str] = []
     for _ in range(150):
         if page.evaluate(is_there):
             return
         page.keyboard.press("Tab")
-    raise AssertionError(f"Tab does not lead to where {is_there}")
+        stops.append(page.evaluate("document.activeElement.outerHTML.slice(0, 80)"))
+    raise AssertionError(f"Tab does not lead to where {is_there}, but to {stops}")
 
 
 def test_everything_is_done_with_the_keyboard_alone(page: Page) -> None:
