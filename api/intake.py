@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from flask import request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
+from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import BadRequest
 
 from api.data_uri import decode_data_uri, is_data_uri
@@ -29,6 +32,8 @@ from shared.tables import Input
 
 #: no request of ours needs nearly as many; each that is wrong would be an error of its own.
 _JSON_VALUES_MAX = 4096
+#: what most file systems allow.
+_NAME_MAX = 255
 
 Request = TypeVar("Request", JobRequest, InputRequest)
 Model = TypeVar("Model", bound=BaseModel)
@@ -41,6 +46,16 @@ class ImageSource:
     upload: bytes | None = None
     url: str | None = None
     input_id: str | None = None
+    #: as the caller's browser or program says.
+    upload_name: str | None = None
+
+    def file_name(self) -> str | None:
+        """What the image's file is called, without folders and unprintable characters; None: nobody says."""
+        path = self.upload_name or ""
+        if self.url is not None and not is_data_uri(self.url):
+            path = unquote(urlsplit(self.url).path)
+        name = "".join(character for character in re.split(r"[/\\]", path)[-1] if character.isprintable())
+        return name.strip()[:_NAME_MAX] or None
 
     def digest(self) -> str:
         """What stands for the image in an idempotency fingerprint: its bytes, or how it was named."""
@@ -59,14 +74,19 @@ def read_request(model: type[Request]) -> tuple[Request, ImageSource]:
         UnsupportedMediaTypeError: neither multipart nor JSON.
     """
     if request.mimetype == "multipart/form-data":
-        parsed, upload = _read_form(model)
+        parsed, file = _read_form(model)
     elif request.mimetype == "application/json":
-        parsed, upload = read_json(model), None
+        parsed, file = read_json(model), None
     else:
         raise UnsupportedMediaTypeError(
             f"Content-Type must be multipart/form-data or application/json, got {request.mimetype[:80] or 'none'!r}"
         )
-    source = ImageSource(upload=upload, url=parsed.image_url, input_id=getattr(parsed, "input_id", None))
+    source = ImageSource(
+        upload=None if file is None else file.read(),
+        url=parsed.image_url,
+        input_id=getattr(parsed, "input_id", None),
+        upload_name=None if file is None else file.filename,
+    )
     given = [
         name
         for name, value in (("image", source.upload), ("image_url", source.url), ("input_id", source.input_id))
@@ -148,7 +168,7 @@ def read_json(model: type[Model]) -> Model:
         ) from None
 
 
-def _read_form(model: type[Request]) -> tuple[Request, bytes | None]:
+def _read_form(model: type[Request]) -> tuple[Request, FileStorage | None]:
     try:
         with arriving():
             form, files = request.form, request.files
@@ -173,7 +193,7 @@ def _read_form(model: type[Request]) -> tuple[Request, bytes | None]:
     if model is JobRequest and "labels" in fields:
         fields["labels"] = _json_object("labels", fields["labels"])
     # Form fields are text: "25" is a number here, as it is not in JSON.
-    return model.model_validate(fields), uploads[0].read() if uploads else None
+    return model.model_validate(fields), uploads[0] if uploads else None
 
 
 @contextmanager

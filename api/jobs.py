@@ -79,6 +79,7 @@ def accept_job(request: JobRequest, source: ImageSource, idempotency_key: str | 
         input=stored,
         warnings=off_distribution(params, entry),
         labels=request.labels,
+        image_name=request.image_name or source.file_name(),
         priority=request.priority,
         webhook_url=request.webhook_url,
     )

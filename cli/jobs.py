@@ -10,6 +10,7 @@ import click
 from cli.client import Client, path_to
 from cli.options import as_json, talks_to_api, timeout_option
 from cli.output import (
+    describe_job,
     is_interactive,
     print_json,
     print_table,
@@ -72,9 +73,16 @@ def list_jobs(
         print_json({"object": "list", "data": jobs})
         return
     print_table(
-        ("ID", "STATUS", "MODEL", "CREATED", "LABELS"),
+        ("ID", "STATUS", "MODEL", "CREATED", "IMAGE", "LABELS"),
         (
-            (job["id"], job["status"], job["model"], show_time(job["created_at"]), _show_labels(job["labels"]))
+            (
+                job["id"],
+                job["status"],
+                job["model"],
+                show_time(job["created_at"]),
+                describe_job(job),
+                _show_labels(job["labels"]),
+            )
             for job in jobs
         ),
     )

@@ -58,6 +58,15 @@ def show_size(size_bytes: int) -> str:
     return f"{size:.1f} GB"
 
 
+def describe_job(job: Job) -> str | None:
+    """What tells it apart: `rocket.jpg`, or of a cell `rocket.jpg · motion_bucket_id 180`."""
+    values = ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in (job["grid_values"] or {}).items()
+    )
+    return " · ".join(part for part in (job["image_name"], values) if part) or None
+
+
 def describe_stand(job: Job) -> str:
     """Where a job stands, in a few words: `denoise 3/10`."""
     progress = job.get("progress")

@@ -180,7 +180,7 @@ def _check_gone(record: _Record) -> Iterator[str]:
     job = record.job
     if job.delete_requested_at is not None and job.erased_at is None:
         yield "deleted, and not erased"
-    elif job.erased_at is not None and (job.params or job.labels or job.input_id):
+    elif job.erased_at is not None and (job.params or job.labels or job.input_id or job.image_name or job.grid_axes):
         yield "erased, with content"
     if job.result is not None:
         yield "its result is gone, and its record names it"

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.schemas.fields import Day, LabelFilter, Labels, Priority, Text
+from api.schemas.fields import Day, ImageName, LabelFilter, Labels, Priority, Text
 from api.schemas.lists import Page, PageQuery
 from shared.jobs.resource import ErrorResource, JobResource
 from shared.params import GenerationOptions
@@ -24,6 +24,9 @@ class JobRequest(GenerationOptions):
     )
     input_id: str | None = Field(
         None, description="An image uploaded before with `POST /v1/inputs`. Instead of `image`."
+    )
+    image_name: ImageName | None = Field(
+        None, description="What to call the image in lists; default: the name of the file, or of the URL's last part."
     )
     model: str | None = Field(None, max_length=100, description="Catalogue name; default: the first of /v1/models.")
     priority: Priority = 0

@@ -2,13 +2,8 @@
 
 import { clip } from "/static/clip.js";
 import { h } from "/static/dom.js";
-import { progress, standing } from "/static/job_view.js";
+import { progress, standing, valuesText } from "/static/job_view.js";
 import { measure, MEASURES, show } from "/static/measures.js";
-
-export const valuesText = (cell) =>
-  Object.entries(cell.grid_values)
-    .map(([name, value]) => `${name} ${value}`)
-    .join(", ");
 
 export class Cell {
   /**

@@ -1,10 +1,11 @@
 // An experiment: rows of images, columns of values, all videos in step.
 
 import { all, call } from "/static/api.js";
-import { Cell, valuesText } from "/static/cell.js";
+import { Cell } from "/static/cell.js";
 import { $, announce, h, seconds, shortId } from "/static/dom.js";
 import { asCsv, contactSheet, save } from "/static/export.js";
 import { InStep } from "/static/in_step.js";
+import { valuesText } from "/static/job_view.js";
 import { showCharts } from "/static/measure_charts.js";
 import { measure, MEASURES, show } from "/static/measures.js";
 import "/static/page.js";

@@ -3,7 +3,7 @@
 import { call, ConnectionLost } from "/static/api.js";
 import { $, announce, bytes, h, seconds, shortId, time } from "/static/dom.js";
 import { save } from "/static/export.js";
-import { actions, badge, progress, sideBySide, standing, title } from "/static/job_view.js";
+import { actions, badge, experimentLink, progress, sideBySide, standing, title, titleParts } from "/static/job_view.js";
 import { isOver, LiveJobs } from "/static/live.js";
 import { measure, MEASURES, show as showMeasure } from "/static/measures.js";
 import { zip } from "/static/zip.js";
@@ -18,7 +18,7 @@ let shown = "";
 
 function show(job) {
   document.title = `${title(job)} · Animatic`;
-  $("title").textContent = title(job);
+  $("title").replaceChildren(...titleParts(job).filter(Boolean));
   const before = $("status").dataset.status;
   if (before && before !== job.status) announce(`${title(job)}: ${job.status}`);
   $("status").dataset.status = job.status;
@@ -27,6 +27,10 @@ function show(job) {
   if (state === shown) return;
   shown = state;
   $("details").hidden = false;
+  $("where").replaceChildren(
+    h("a", { href: "/jobs" }, "Jobs"),
+    ...(job.experiment_id ? [" · ", experimentLink(job, "Its experiment")] : []),
+  );
   $("media").replaceChildren(sideBySide(job));
   const onChange = (changed) => (changed ? take(changed) : gone());
   $("actions").replaceChildren(actions(job, { onChange, onError: fail }));

@@ -8,7 +8,26 @@ import { estimate, isOver } from "/static/live.js";
 /** What CSS calls the service's ways of resizing. */
 export const FITS = { crop: "cover", pad: "contain", stretch: "fill" };
 
-export const title = (job) => job.labels.name ?? `Job ${shortId(job.id)}`;
+/** `motion_bucket_id 180, fps 7`: what makes a cell of an experiment different from the others. */
+export const valuesText = ({ grid_values: values }) =>
+  Object.entries(values ?? {})
+    .map(([name, value]) => `${name} ${value}`)
+    .join(", ");
+
+/** `rocket.jpg · motion_bucket_id 180`. */
+export const title = (job) => [nameOf(job), valuesText(job)].filter(Boolean).join(" · ");
+const nameOf = (job) => job.image_name ?? `Job ${shortId(job.id)}`;
+
+/** The title in two parts, so that a long name does not push the values out. */
+export const titleParts = (job) => [
+  h("bdi", { class: "image-name" }, nameOf(job)),
+  job.grid_values && h("span", { class: "grid-values" }, valuesText(job)),
+];
+
+/** Where the other cells are. */
+export const experimentLink = (job, text = "experiment") =>
+  job.experiment_id &&
+  h("a", { href: `/experiments/${job.experiment_id}`, "aria-label": `Experiment of ${title(job)}` }, text);
 
 export function badge(job) {
   const text = job.cancel_requested_at && !isOver(job) ? "canceling" : job.status;
@@ -55,16 +74,16 @@ export function card(job, { onChoose, isChosen = false, usualS = null } = {}) {
     ? h(
         "button",
         { type: "button", class: "link", "aria-pressed": String(isChosen), click: () => onChoose(job) },
-        title(job),
+        ...titleParts(job),
       )
-    : h("a", { href: `/jobs/${job.id}` }, title(job));
+    : h("a", { href: `/jobs/${job.id}` }, ...titleParts(job));
   return h(
     "li",
     { class: "card", "data-job": job.id, "data-status": job.status },
     h("div", { class: "row" }, head, badge(job)),
     h("p", { class: "small" }, standing(job, usualS)),
     progress(job),
-    h("p", { class: "small muted" }, job.model, " · ", time(job.created_at)),
+    h("p", { class: "small muted" }, job.model, " · ", time(job.created_at), job.experiment_id && " · ", experimentLink(job)),
   );
 }
 
@@ -155,6 +174,6 @@ export function asCommand(job) {
   const options = Object.entries(job.params).map(
     ([name, value]) => `--${name.replaceAll("_", "-")} ${quote(String(value))}`,
   );
-  const photo = quote(job.labels.name ?? "photo.jpg");
+  const photo = quote(job.image_name ?? "photo.jpg");
   return `animatic submit ${photo} --url ${location.origin} --model ${job.model} --wait -o video.mp4 \\\n  ${options.join(" ")}`;
 }

@@ -3,7 +3,7 @@
 import { call } from "/static/api.js";
 import { clip } from "/static/clip.js";
 import { $, announce, h, movesFreely, shortId } from "/static/dom.js";
-import { badge, progress, standing, title } from "/static/job_view.js";
+import { badge, experimentLink, progress, standing, title, titleParts } from "/static/job_view.js";
 import { isOver, usual } from "/static/live.js";
 import "/static/page.js";
 
@@ -107,10 +107,10 @@ function makeTile(job) {
         "div",
         { class: "row" },
         h("label", { class: "choose" }, choose),
-        h("a", { href: `/jobs/${job.id}`, title: title(job) }, title(job)),
+        h("a", { href: `/jobs/${job.id}`, title: title(job) }, ...titleParts(job)),
         badge(job),
       ),
-      h("p", { class: "small muted" }, standing(job, usual(jobs, job.model))),
+      h("p", { class: "row small muted" }, standing(job, usual(jobs, job.model)), experimentLink(job)),
       progress(job),
     ),
   );

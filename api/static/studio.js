@@ -3,7 +3,7 @@
 import { call, newKey, Problem } from "/static/api.js";
 import { $, announce, h, movesFreely } from "/static/dom.js";
 import { ParameterForm } from "/static/form.js";
-import { actions, badge, card, progress, sideBySide, standing, title } from "/static/job_view.js";
+import { actions, badge, card, progress, sideBySide, standing, title, titleParts } from "/static/job_view.js";
 import { isOver, LiveJobs, usual } from "/static/live.js";
 import { showCrop, Sources } from "/static/sources.js";
 import { Sweep } from "/static/sweep.js";
@@ -87,7 +87,7 @@ function showStage(job) {
     else problem.textContent = error.message;
   };
   $("stage").replaceChildren(
-    h("h3", {}, h("a", { href: `/jobs/${job.id}` }, title(job))),
+    h("h3", {}, h("a", { href: `/jobs/${job.id}` }, ...titleParts(job))),
     status,
     sideBySide(job),
     h("ul", { class: "warnings" }, ...job.warnings.map((text) => h("li", {}, text))),
@@ -101,17 +101,18 @@ async function submit(source, values) {
   // The same key over all tries: a request whose answer was lost makes no second job.
   source.key ??= newKey();
   const headers = { "Idempotency-Key": source.key };
-  const labels = { name: labelOf(source.name) };
   const model = $("model").value;
   try {
     let job;
     if (source.input_id) {
-      job = await call("POST", "/v1/jobs", { json: { ...values, model, labels, input_id: source.input_id }, headers });
+      job = await call("POST", "/v1/jobs", {
+        json: { ...values, model, input_id: source.input_id, image_name: nameOf(source) },
+        headers,
+      });
     } else {
       const body = new FormData();
       body.append("image", source.file);
       for (const [name, value] of Object.entries({ ...values, model })) body.append(name, value);
-      body.append("labels", JSON.stringify(labels));
       job = await call("POST", "/v1/jobs", { form: body, headers });
     }
     source.key = undefined;
@@ -133,7 +134,8 @@ function nameSubmit() {
   $("submit").textContent = count > 1 ? `Make ${count} videos` : "Make video";
 }
 
-const labelOf = (name) => name.slice(0, 255).replaceAll("\0", "");
+/** As long as the API takes it; cut between characters. */
+const nameOf = (source) => [...source.name.replaceAll("\0", "")].slice(0, 255).join("") || null;
 
 function showSubmitProblem(source, error) {
   const elsewhere = error instanceof Problem ? form.showProblem(error) : [error.message];
@@ -197,7 +199,7 @@ async function takeOver(id) {
   try {
     const job = await call("GET", `/v1/jobs/${encodeURIComponent(id)}`);
     form.fill(job.params, job.model);
-    if (job.input_id) sources.addInput(job.input_id, title(job));
+    if (job.input_id) sources.addInput(job.input_id, job.image_name ?? title(job));
   } catch (error) {
     $("form-error").textContent = error.status === 404 ? "The job to run again has been deleted." : error.message;
   }

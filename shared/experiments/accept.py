@@ -11,7 +11,7 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from shared.experiments.finish import finish_if_ended
-from shared.experiments.grid import Axes, cell_id
+from shared.experiments.grid import Axes, cell_id, count_points
 from shared.experiments.reuse import content_of, find_results
 from shared.idempotency import find_key, take_key
 from shared.ids import new_id, show_id
@@ -173,6 +173,7 @@ def insert_cell_jobs(session: Session, experiment: Experiment, wanted: Sequence[
     if not wanted:
         return []
     start, step = experiment_ranks(session, experiment)
+    points, axes = count_points(experiment.grid), list(experiment.grid)
     ids = [new_id() for _ in wanted]
     session.execute(
         insert(Job),
@@ -186,6 +187,8 @@ def insert_cell_jobs(session: Session, experiment: Experiment, wanted: Sequence[
                 "warnings": cell.warnings,
                 "labels": experiment.labels,
                 "input_id": cell.image.id,
+                "image_name": experiment.images[cell.index // points]["name"],
+                "grid_axes": axes,
                 "priority": experiment.priority,
                 "rank": start + step * number,
                 "held": experiment.held,

@@ -28,6 +28,7 @@ class NewJob:
     input: Input
     warnings: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
+    image_name: str | None = None
     priority: int = 0
     webhook_url: str | None = None
 
@@ -86,6 +87,7 @@ def insert_job(
         warnings=new.warnings,
         labels=new.labels,
         input_id=new.input.id,
+        image_name=new.image_name,
         webhook_url=new.webhook_url,
         priority=new.priority,
         rank=next_rank(new.tenant_id, new.model, new.priority),

@@ -69,6 +69,12 @@ class JobResource(BaseModel):
     model: str
     params: GenerationParams
     input_id: str | None
+    image_name: str | None = Field(
+        description="What the image is called: as the request says, or as its file is named."
+    )
+    grid_values: dict[str, Any] | None = Field(
+        description="In an experiment: value by parameter of the grid. With `image_name` it tells the cells apart."
+    )
     labels: dict[str, str]
     priority: int
     warnings: list[str]
@@ -101,6 +107,8 @@ def job_resource(job: Job, public_url: str, *, queue_position: int | None = None
         model=job.model,
         params=_params(job.params),
         input_id=show_id("inp", job.input_id) if job.input_id else None,
+        image_name=job.image_name,
+        grid_values=None if job.grid_axes is None else {axis: job.params[axis] for axis in job.grid_axes},
         labels=job.labels,
         priority=job.priority,
         warnings=job.warnings,

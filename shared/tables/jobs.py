@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, Text, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shared.ids import new_id
@@ -85,6 +86,10 @@ class Job(Base):
     warnings: Mapped[list[str]] = mapped_column(default=list)
     labels: Mapped[dict[str, str]] = mapped_column(default=dict)
     input_id: Mapped[UUID | None] = mapped_column(ForeignKey("inputs.id"), index=True)
+    #: what its owner calls the image: a stranger's text.
+    image_name: Mapped[str | None]
+    #: in an experiment, the parameters that its grid varies; their values are in `params`.
+    grid_axes: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))
     webhook_url: Mapped[str | None]
     #: the experiment that made it.
     experiment_id: Mapped[UUID | None] = mapped_column(ForeignKey("experiments.id"))

@@ -100,7 +100,7 @@ def main() -> None:
         save(page, "experiment", width=1440, height=1230)
         save(page, "experiment-narrow", width=360, height=740, theme="dark")
         page.goto("/jobs")
-        page.locator(".tile a:not([aria-hidden])").last.click()
+        page.locator(".tile a[title]").last.click()
         expect(page.locator("#manifest")).to_be_visible()
         page.mouse.move(1, 1)
         page.wait_for_timeout(CONTROLS_HIDE_MS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,6 +116,18 @@ def test_twenty_videos_of_a_sweep_play_in_step_and_are_compared(
     )
     for name in ("=1+1", "+1", "-1", "@a", "\t=1", "\r=1"):
         assert f"'{name}" in page.evaluate(table, name)
+
+    # Where they stand among other jobs, each is told apart and leads back here.
+    experiment = page.url
+    page.goto("/jobs")
+    tile = page.locator(".tile").filter(has_text=re.compile("coffee.jpg.*motion_bucket_id 100"))
+    expect(tile).to_have_count(1)
+    back = tile.get_by_role("link", name="Experiment of coffee.jpg · motion_bucket_id 100")
+    expect(back).to_have_attribute("href", experiment.removeprefix(site.url))
+    look(page, "jobs-of-an-experiment", views=("narrow-light", "wide-light"))
+    tile.get_by_role("link", name="coffee.jpg motion_bucket_id 100", exact=True).click()
+    expect(page.get_by_role("heading", name="coffee.jpg motion_bucket_id 100")).to_be_visible()
+    expect(page.get_by_role("link", name="Experiment of")).not_to_have_count(0)
 
     page.goto("/experiments")
     expect(page.get_by_role("listitem").filter(has_text="20 of 20 videos")).to_be_visible()

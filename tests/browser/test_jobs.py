@@ -26,9 +26,9 @@ def finished(site: Service, rocket: bytes) -> Callable[..., dict[str, Any]]:
 def test_a_jobs_page_shows_all_that_is_known_of_it_and_sends_its_webhook_again(
     site: Service, page: Page, finished: Callable[..., dict[str, Any]], receiver: Receiver, look: Callable[..., None]
 ) -> None:
-    job = finished(frames_format="webp", labels={"name": "rocket.jpg"}, webhook_url=receiver.url)
+    job = finished(frames_format="webp", image_name="<b>rocket</b>.jpg", webhook_url=receiver.url)
     page.goto(f"/jobs/{job['id']}")
-    expect(page.get_by_role("heading", name="rocket.jpg")).to_be_visible()
+    expect(page.get_by_role("heading", name="<b>rocket</b>.jpg")).to_be_visible()
     expect(page.locator("#params")).to_contain_text(str(job["params"]["seed"]))
     expect(page.locator("#timeline li")).to_have_count(3)
     expect(page.locator("#timings")).to_contain_text("denoise")
@@ -67,9 +67,9 @@ def in_fours(page: Page) -> None:
 def test_the_gallery_filters_pages_and_cancels_and_deletes_many(
     site: Service, page: Page, rocket: bytes, finished: Callable[..., dict[str, Any]], look: Callable[..., None]
 ) -> None:
-    done = finished(labels={"name": "rocket.jpg", "set": "gallery"})
+    done = finished(image_name="rocket.jpg", labels={"set": "gallery"})
     for _ in range(SLOW):
-        site.submit(rocket, num_inference_steps=100, labels={"name": "slow", "set": "gallery"})
+        site.submit(rocket, num_inference_steps=100, image_name="slow", labels={"set": "gallery"})
     in_fours(page)
     page.goto("/jobs")
     tiles = page.locator(".tile")

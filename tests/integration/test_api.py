@@ -49,6 +49,16 @@ def test_an_accepted_job_is_durable_and_answers_with_its_location(client, photo,
     assert count(sessions, JobEvent) == 1
 
 
+def test_a_job_says_what_its_image_is_called(client, photo) -> None:
+    assert submit(client, photo).json["image_name"] == "photo.png"
+    assert submit(client, photo, image_name="the rocket").json["image_name"] == "the rocket"
+    nameless = client.post("/v1/jobs", json={"image_url": data_uri(photo), "model": "double"}).json
+    assert (nameless["image_name"], nameless["grid_values"]) == (None, None)
+    again = {"input_id": nameless["input_id"], "image_name": "again", "model": "double"}
+    assert client.post("/v1/jobs", json=again).json["image_name"] == "again"
+    assert client.post("/v1/jobs", json={**again, "image_name": ""}).json["errors"][0]["field"] == "image_name"
+
+
 def test_json_takes_a_data_uri_or_an_input_that_was_uploaded_before(client, photo) -> None:
     uri = data_uri(photo)
     first = client.post("/v1/jobs", json={"image_url": uri, "model": "double", "fps": 9})

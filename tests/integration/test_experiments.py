@@ -120,6 +120,8 @@ def test_every_image_gets_every_combination_of_values_in_order(client: Any) -> N
         job = cell["job"]
         assert {name: job["params"][name] for name in cell["grid_values"]} == cell["grid_values"]
         assert (job["params"]["seed"], job["labels"], job["experiment_id"]) == (42, {"shot": "1"}, experiment["id"])
+        assert job["image_name"] == ("red", "image_1")[cell["image_index"]]
+        assert list(job["grid_values"].items()) == list(cell["grid_values"].items())
         assert cell["id"] == show_id("cell", cell_id(parse_id("exp", experiment["id"]), cell["index"]))
     assert len({cell["job"]["input_id"] for cell in table}) == 2  # each image is stored once
 

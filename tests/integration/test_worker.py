@@ -83,7 +83,7 @@ def test_deleting_a_running_job_stops_it_and_erases_everything(
     def erased() -> bool:
         with sessions() as session:
             row = session.get_one(Job, parse_id("job", job["id"]))
-            return row.erased_at is not None and row.labels == {} and row.input_id is None
+            return row.erased_at is not None and row.labels == {} and row.input_id is None and row.image_name is None
 
     eventually(erased)
     eventually(lambda: list(store.list_keys("")) == [])

@@ -136,6 +136,8 @@ def job(status: str = "queued", **more: Any) -> dict[str, Any]:
         "status": status,
         "model": "tiny",
         "params": {},
+        "image_name": None,
+        "grid_values": None,
         "labels": {},
         "warnings": [],
         "progress": None,
@@ -252,6 +254,20 @@ def test_completion_knows_the_commands() -> None:
     env = {**os.environ, "_ANIMATIC_COMPLETE": "bash_complete", "COMP_WORDS": "animatic subm", "COMP_CWORD": "1"}
     done = subprocess.run([sys.executable, "-m", "cli"], env=env, capture_output=True, text=True, check=False)
     assert "submit" in done.stdout
+
+
+# --- jobs in a list
+
+
+def test_a_list_tells_jobs_apart_by_image_and_swept_values(api: FakeApi) -> None:
+    cell = job(
+        id="job_2", image_name="ro\x1bcket.jpg", grid_values={"motion_bucket_id": 180, "noise_aug_strength": 0.02}
+    )
+    page = {"object": "list", "data": [job(), cell], "last_id": "job_2", "has_more": False}
+    api.routes["GET", "/v1/jobs"] = Answer(page)
+    first, second = run(api, "list").stdout.splitlines()[1:]
+    assert first.split()[-2:] == ["-", "-"]
+    assert "  ro\\x1bcket.jpg · motion_bucket_id 180, noise_aug_strength 0.02  " in second
 
 
 # --- where the service is, and the key

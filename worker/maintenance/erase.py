@@ -43,6 +43,8 @@ def erase_deleted_jobs(sessions: Sessions, store: ObjectStore) -> int:
                     erased_at=db_now(),
                     params={},
                     labels={},
+                    image_name=None,
+                    grid_axes=None,
                     warnings=[],
                     webhook_url=None,
                     result=None,
