@@ -68,13 +68,16 @@ def create_api_key(tenant: str, name: str, scopes: tuple[str, ...], expires_in_d
 @click.option("--tenant", default=DEFAULT_TENANT, show_default=True, help="Made if it does not exist.")
 @click.option("--queued-jobs-max", type=click.IntRange(min=0), help="Default: ANIMATIC_QUEUED_JOBS_MAX.")
 @click.option("--storage-bytes-max", type=click.IntRange(min=0), help="Default: ANIMATIC_STORAGE_BYTES_MAX.")
-def set_quota(tenant: str, queued_jobs_max: int | None, storage_bytes_max: int | None) -> None:
+@click.option("--priority-max", type=click.IntRange(0, 100), help="Default: ANIMATIC_PRIORITY_MAX.")
+def set_quota(
+    tenant: str, queued_jobs_max: int | None, storage_bytes_max: int | None, priority_max: int | None
+) -> None:
     """Set a tenant's own quotas; one that is not given follows the settings again."""
     with _session() as session:
         session.execute(
             update(Tenant)
             .where(Tenant.id == ensure_tenant(session, tenant))
-            .values(queued_jobs_max=queued_jobs_max, storage_bytes_max=storage_bytes_max)
+            .values(queued_jobs_max=queued_jobs_max, storage_bytes_max=storage_bytes_max, priority_max=priority_max)
         )
 
 

@@ -23,7 +23,7 @@ from shared.experiments.grid import Axes, count_points, grid_points
 from shared.experiments.resource import ExperimentResource, experiment_resource, tally_cells
 from shared.ids import show_id
 from shared.params import GenerationOptions, draw_seed
-from shared.quotas import check_queue, check_storage
+from shared.quotas import check_priority, check_queue, check_storage
 from shared.tables import Experiment
 
 #: at once; more than there are workers of most installations.
@@ -71,6 +71,7 @@ def accept_experiment(request: ExperimentRequest, idempotency_key: str | None) -
     with transaction() as session:
         # Asked before the work, too.
         usage = own_usage(session)
+        check_priority(usage, request.priority)
         check_queue(usage, adding=0 if request.reuse else len(sources) * len(points))
         check_storage(usage)
     # A request may bring many images: each counts as a request.

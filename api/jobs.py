@@ -90,6 +90,7 @@ def accept_job(request: JobRequest, source: ImageSource, idempotency_key: str | 
                 new,
                 queued_jobs_max=app.settings.queued_jobs_max,
                 storage_bytes_max=app.settings.storage_bytes_max,
+                priority_max=app.settings.priority_max,
                 idempotency=idempotency,
             )
             resource = show_job(session, job)

@@ -78,7 +78,7 @@ def current_tenant() -> UUID:
 def quotas() -> Quotas:
     """The settings' quotas, for tenants that have none of their own."""
     settings = services().settings
-    return Quotas(settings.queued_jobs_max, settings.storage_bytes_max)
+    return Quotas(settings.queued_jobs_max, settings.storage_bytes_max, settings.priority_max)
 
 
 def own_usage(session: Session) -> Usage:

@@ -1,4 +1,4 @@
-"""What a tenant may have at once. Both counts are Postgres' own."""
+"""What a tenant may have at once, and how far it may go before others. Both counts are Postgres' own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from shared.errors import QuotaExceededError, RateLimitedError
+from shared.errors import InvalidInputError, QuotaExceededError, RateLimitedError
 from shared.states import JobStatus
 from shared.tables import Job, Tenant
 
@@ -23,6 +23,7 @@ class Quotas:
     queued_jobs_max: int
     #: None: none.
     storage_bytes_max: int | None = None
+    priority_max: int = 100
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Usage:
     queued_jobs_max: int
     storage_bytes: int
     storage_bytes_max: int | None
+    priority_max: int
 
     @property
     def is_near_quota(self) -> bool:
@@ -42,7 +44,9 @@ class Usage:
 def read_usage(session: Session, tenant_id: UUID, quotas: Quotas) -> Usage:
     """Counts queued jobs no further than to their quota."""
     tenant = session.execute(
-        select(Tenant.storage_bytes, Tenant.queued_jobs_max, Tenant.storage_bytes_max).where(Tenant.id == tenant_id)
+        select(Tenant.storage_bytes, Tenant.queued_jobs_max, Tenant.storage_bytes_max, Tenant.priority_max).where(
+            Tenant.id == tenant_id
+        )
     ).one()
     queued_jobs_max = quotas.queued_jobs_max if tenant.queued_jobs_max is None else tenant.queued_jobs_max
     queued = (
@@ -56,6 +60,7 @@ def read_usage(session: Session, tenant_id: UUID, quotas: Quotas) -> Usage:
         queued_jobs_max=queued_jobs_max,
         storage_bytes=tenant.storage_bytes,
         storage_bytes_max=quotas.storage_bytes_max if tenant.storage_bytes_max is None else tenant.storage_bytes_max,
+        priority_max=quotas.priority_max if tenant.priority_max is None else tenant.priority_max,
     )
 
 
@@ -101,4 +106,15 @@ def check_storage(usage: Usage, *, adding_bytes: int = 0) -> None:
     if most is not None and (usage.storage_bytes >= most or usage.storage_bytes + adding_bytes > most):
         raise QuotaExceededError(
             f"at most {most} bytes of images and results may be kept, {usage.storage_bytes} are; delete jobs first"
+        )
+
+
+def check_priority(usage: Usage, priority: int) -> None:
+    """
+    Raises:
+        InvalidInputError: it is above the tenant's: a higher one goes before the jobs of all tenants.
+    """
+    if priority > usage.priority_max:
+        raise InvalidInputError(
+            f"priority must be at most {usage.priority_max} for this tenant, got {priority}", field="priority"
         )

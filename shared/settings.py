@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     queued_jobs_max: int = Field(
         10_000, ge=1, description="Queued jobs that a tenant may have; beyond it a request gets 429."
     )
+    priority_max: int = Field(
+        100, ge=0, le=100, description="Highest priority that a tenant may give a job; above it a request gets 422."
+    )
     experiment_cells_max: int = Field(
         1_000, ge=1, le=10_000, description="Cells that one experiment may have: images × values × values …"
     )

@@ -19,7 +19,7 @@ api = APIBlueprint("usage", __name__, url_prefix="/v1/usage", abp_tags=[Tag(name
 @api.get("", summary="Read usage and quotas", responses=secured(200, UsageResource))
 @needs(Scope.JOBS_READ)
 def read_own_usage() -> Response:
-    """Queued jobs and stored bytes."""
+    """Queued jobs, stored bytes, and the highest priority."""
     with transaction() as session:
         usage = own_usage(session)
     return json_response(UsageResource(**asdict(usage)))

@@ -13,6 +13,7 @@ class UsageResource(BaseModel):
     queued_jobs_max: int
     storage_bytes: int = Field(description="Images and results that are kept.")
     storage_bytes_max: int | None = Field(description="None: no quota.")
+    priority_max: int = Field(description="The highest that a job may be given.")
 
 
 class HealthResource(BaseModel):

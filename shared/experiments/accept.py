@@ -19,7 +19,7 @@ from shared.jobs.accept import lock_input
 from shared.jobs.events import record_events
 from shared.jobs.rank import experiment_ranks
 from shared.params import GenerationParams
-from shared.quotas import Quotas, check_queue, check_storage, hold_usage
+from shared.quotas import Quotas, check_priority, check_queue, check_storage, hold_usage
 from shared.states import JobStatus
 from shared.tables import Experiment, ExperimentCell, Input, Job
 
@@ -90,6 +90,7 @@ def insert_experiment(
         reuse_of_s: how long a worker may have been silent for its results to be reused; None: reuse nothing.
 
     Raises:
+        InvalidInputError: the priority is above the tenant's.
         RateLimitedError: the tenant would have too many queued jobs.
         QuotaExceededError: it has no room for more.
         NotFoundError: an image was erased a moment ago.
@@ -103,6 +104,7 @@ def insert_experiment(
     reused = {} if reuse_of_s is None else _find_results(session, new, cells, seen_s=reuse_of_s)
     wanted = [cell for cell in cells if cell.index not in reused]
     usage = hold_usage(session, new.tenant_id, quotas, adding=len(wanted))
+    check_priority(usage, new.priority)
     check_queue(usage, adding=len(wanted))
     fresh = [image for _, image in new.images if lock_input(session, image.id) is None]
     check_storage(usage, adding_bytes=sum(image.size_bytes for image in fresh))

@@ -13,7 +13,7 @@ from shared.ids import new_id, show_id
 from shared.jobs.events import record_event
 from shared.jobs.rank import next_rank
 from shared.params import GenerationParams
-from shared.quotas import Quotas, check_queue, check_storage, hold_usage
+from shared.quotas import Quotas, check_priority, check_queue, check_storage, hold_usage
 from shared.states import JobStatus
 from shared.tables import Input, Job
 
@@ -59,6 +59,7 @@ def insert_job(
     *,
     queued_jobs_max: int,
     storage_bytes_max: int | None = None,
+    priority_max: int = 100,
     idempotency: tuple[str, bytes] | None = None,
 ) -> Job:
     """Write the job, its input if it is new, its event and its idempotency key.
@@ -67,15 +68,17 @@ def insert_job(
     then gets `ConflictError`, upon which the caller reads the winner's job.
 
     Args:
-        queued_jobs_max, storage_bytes_max: quotas of a tenant that has none of its own.
+        queued_jobs_max, storage_bytes_max, priority_max: quotas of a tenant that has none of its own.
 
     Raises:
+        InvalidInputError: the priority is above the tenant's.
         RateLimitedError: the tenant has too many queued jobs.
         QuotaExceededError: it has no room for more.
         NotFoundError: the input was erased a moment ago.
         ConflictError: another request took the idempotency key at the same moment.
     """
-    usage = hold_usage(session, new.tenant_id, Quotas(queued_jobs_max, storage_bytes_max))
+    usage = hold_usage(session, new.tenant_id, Quotas(queued_jobs_max, storage_bytes_max, priority_max))
+    check_priority(usage, new.priority)
     check_queue(usage)
     stored = lock_input(session, new.input.id)
     check_storage(usage, adding_bytes=new.input.size_bytes if stored is None else 0)

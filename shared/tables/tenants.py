@@ -31,6 +31,7 @@ class Tenant(Base):
     #: its own quotas; none: those of the settings.
     queued_jobs_max: Mapped[int | None]
     storage_bytes_max: Mapped[int | None] = mapped_column(BigInteger)
+    priority_max: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
 
 

@@ -133,14 +133,16 @@ def test_the_server_side_command_makes_keys_with_scopes_and_expiry(service: Any,
         return done.stdout.strip()
 
     key = run("create-api-key", "--tenant", "x", "--scope", "jobs:read", "--expires-in-days", "1")
-    run("set-quota", "--tenant", "x", "--queued-jobs-max", "3", "--storage-bytes-max", "1000")
+    run("set-quota", "--tenant", "x", "--queued-jobs-max", "3", "--storage-bytes-max", "1000", "--priority-max", "5")
     with sessions() as session:
         row = session.scalars(select(ApiKey).where(ApiKey.tenant_id == ensure_tenant(session, "x"))).one()
-        quotas = session.execute(text("SELECT queued_jobs_max, storage_bytes_max FROM tenants WHERE name = 'x'")).one()
+        quotas = session.execute(
+            text("SELECT queued_jobs_max, storage_bytes_max, priority_max FROM tenants WHERE name = 'x'")
+        ).one()
     assert key.startswith(row.hint[:-1])
     assert row.scopes == [Scope.JOBS_READ]
     assert row.expires_at is not None
-    assert tuple(quotas) == (3, 1000)
+    assert tuple(quotas) == (3, 1000, 5)
 
 
 def test_keys_of_the_version_before_keep_what_they_could_do(client: Any, sessions: Sessions) -> None:

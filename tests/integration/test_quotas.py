@@ -132,6 +132,26 @@ def test_a_tenants_own_quota_goes_before_the_settings_and_binds_nobody_else(
     assert (usage["queued_jobs"], usage["queued_jobs_max"]) == (1, 1)
 
 
+def test_a_priority_above_the_tenants_is_refused_and_leaves_nothing(
+    make_client: Any, photo: bytes, sessions: Sessions, store: ObjectStore
+) -> None:
+    client = make_client(priority_max=0)
+    job = {"image_url": data_uri(photo), "priority": 5}
+    experiment = {"name": "first", "images": [{"image_url": data_uri(photo)}], "grid": {"seed": [1]}, "priority": 5}
+    for path, body in (("/v1/jobs", job), ("/v1/experiments", experiment)):
+        answer = client.post(path, json=body)
+        assert (answer.status_code, answer.json["code"]) == (422, "invalid_input")
+        assert answer.json["errors"][0]["field"] == "priority"
+        assert answer.json["detail"] == "priority must be at most 0 for this tenant, got 5"
+    assert list(store.list_keys("")) == []
+    assert client.post("/v1/jobs", json={**job, "priority": -5}).status_code == 202
+    set_quota(sessions, priority_max=5)
+    assert client.get("/v1/usage").json["priority_max"] == 5
+    assert client.post("/v1/jobs", json=job).status_code == 202
+    assert client.post("/v1/experiments", json=experiment).status_code == 202
+    assert client.post("/v1/jobs", json={**job, "priority": 6}).status_code == 422
+
+
 def test_requests_at_the_same_moment_do_not_pass_the_quota_of_jobs(submit: Any) -> None:
     def try_one(_: int) -> bool:
         try:
