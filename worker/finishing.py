@@ -58,8 +58,8 @@ def finish_attempt(attempt: Attempt, generation: Generation, info: PipelineInfo)
         info=info,
         generation=generation,
         files=files,
-        measures=measures,
         timings_s=attempt.timings_s,
+        measures=measures,
     )
     path = attempt.folder / "manifest.json"
     path.write_bytes(manifest.to_bytes())

@@ -112,7 +112,9 @@ class Generator:
                 raise StorageError("the object store gave another image than the one that was accepted")
             image = prepare_image(data, attempt.claim.params)
         with self.busy.counted():
-            return self.pipeline.generate(image, attempt.claim.params, attempt.lease.progress)
+            generation = self.pipeline.generate(image, attempt.claim.params, attempt.lease.progress)
+        attempt.timings_s |= generation.timings_s
+        return generation
 
 
 def _finish(attempt: Attempt, generation: Generation, info: PipelineInfo, held: ExitStack) -> None:

@@ -58,7 +58,7 @@ class Manifest(_Part):
         description="Frames decoded at once; smaller than requested if memory ran out. It changes the output."
     )
     pipeline: ManifestPipeline
-    timings_s: dict[str, float] = Field(description="Seconds by stage.")
+    timings_s: dict[str, float] = Field(description="Seconds by stage, in their order.")
     measures: Measures | None = Field(description="Of the video, if they were taken.")
     files: list[ManifestFile]
 
@@ -94,8 +94,8 @@ def build_manifest(
     info: PipelineInfo,
     generation: Generation,
     files: list[ManifestFile],
+    timings_s: dict[str, float],
     measures: Measures | None = None,
-    timings_s: dict[str, float] | None = None,
 ) -> Manifest:
     """Put a manifest together.
 
@@ -108,8 +108,8 @@ def build_manifest(
         info: the pipeline's.
         generation: what the pipeline gave.
         files: the result's, without the manifest itself.
+        timings_s: of all stages, in their order, s.
         measures: of the video.
-        timings_s: of the stages outside the pipeline, such as `encode`, s.
     """
     return Manifest(
         job_id=job_id,
@@ -119,9 +119,7 @@ def build_manifest(
         params=params,
         decode_chunk_size_used=generation.decode_chunk_size,
         pipeline=ManifestPipeline(**asdict(info)),
-        timings_s={
-            stage: round(seconds, 3) for stage, seconds in {**generation.timings_s, **(timings_s or {})}.items()
-        },
+        timings_s={stage: round(seconds, 3) for stage, seconds in timings_s.items()},
         measures=measures,
         files=files,
     )

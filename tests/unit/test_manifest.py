@@ -32,10 +32,9 @@ def manifest(created_at: datetime = datetime(2026, 1, 2, tzinfo=UTC)) -> Manifes
             image=np.zeros((2, 2, 3), np.uint8),
             frames=np.zeros((1, 2, 2, 3), np.uint8),
             decode_chunk_size=4,
-            timings_s={"denoise": 1.23456},
         ),
         files=[],
-        timings_s={"encode": 0.5},
+        timings_s={"denoise": 1.23456, "encode": 0.5},
     )
 
 
