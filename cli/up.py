@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import time
@@ -13,7 +14,7 @@ from cli.client import Client
 from cli.interrupts import Interrupts
 from cli.options import as_json, data_dir_option
 from cli.output import note, print_json
-from cli.place import Place
+from cli.place import Place, default_data_dir
 from cli.stack import Stack, StackOptions
 
 _LOOK_S = 0.2
@@ -79,9 +80,11 @@ def up(host: str, port: int, data_dir: Path, model: str, as_json: bool) -> None:
     sys.exit(interrupts.exit_code)
 
 
-def _program() -> str:
-    """How to call this command from here."""
-    return "animatic" if shutil.which("animatic") else sys.argv[0]
+def example(data_dir: Path) -> str:
+    """A command that finds this service."""
+    program = "animatic" if shutil.which("animatic") else sys.argv[0]
+    elsewhere = "" if data_dir == default_data_dir().absolute() else f" --data-dir {shlex.quote(str(data_dir))}"
+    return f"{program} submit photo.jpg --wait -o video.mp4{elsewhere}"
 
 
 def _sign_in_url(place: Place) -> str:
@@ -104,10 +107,10 @@ Animatic is running.
   key   {place.api_key}   (also in {stack.folder.key_path})
   data  {stack.folder.path}   (logs: {stack.folder.logs})
 
-  {_program()} submit photo.jpg --wait -o video.mp4
+  {example(stack.folder.path)}
 
 For curl, in another terminal:
-  export ANIMATIC_URL={place.url} ANIMATIC_API_KEY=$(cat {stack.folder.key_path})
+  export ANIMATIC_URL={place.url} ANIMATIC_API_KEY=$(cat {shlex.quote(str(stack.folder.key_path))})
 
 Ctrl-C stops it."""
     )

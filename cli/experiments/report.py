@@ -38,7 +38,7 @@ def describe(parameter: str, effects: Sequence[Effect]) -> str:
         return f"{parameter} has too few values, or no order, for a direction: see RANGE."
     if series == 1:
         return "One image: what moved may be that image's own."
-    scope = f"in all {series} series (one image, all else equal)"
+    scope = f"in {'both' if series == 2 else f'all {series}'} series (one image, all else equal)"
     agreed = [effect for effect in effects if effect.direction]
     peaks = "".join(f"\n{effect.measure} was highest at {effect.peak} {scope}." for effect in effects if effect.peak)
     if not agreed:

@@ -24,6 +24,7 @@ from click.testing import CliRunner, Result
 from cli.follow import Event, parse_events
 from cli.main import _COMMANDS, cli
 from cli.receiver import Message
+from cli.up import example
 from shared.exit_codes import ExitCode
 from shared.params import GenerationOptions
 
@@ -241,6 +242,12 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
     assert not api.requests
+
+
+def test_the_command_that_up_shows_finds_its_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANIMATIC_DATA_DIR", str(tmp_path))
+    assert example(tmp_path).endswith(" submit photo.jpg --wait -o video.mp4")
+    assert example(tmp_path / "my data").endswith(f" -o video.mp4 --data-dir '{tmp_path}/my data'")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

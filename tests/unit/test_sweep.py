@@ -167,7 +167,7 @@ def test_an_effect_is_found_within_each_image_however_much_they_differ() -> None
 def test_the_report_says_what_moved_and_what_that_is_worth() -> None:
     effects = find_effects(measured_grid(), {"motion_bucket_id": [60, 120, 180]})
     assert describe("motion_bucket_id", effects) == (
-        "More motion_bucket_id gave more flow_px (50.6 → 51.8) in all 2 series (one image, all else equal); "
+        "More motion_bucket_id gave more flow_px (50.6 → 51.8) in both series (one image, all else equal); "
         "by chance alone they would agree with a probability of 50%."
     )
 
@@ -181,8 +181,8 @@ def test_a_measure_that_rises_and_falls_has_a_peak_and_no_direction() -> None:
     [flow] = effects = find_effects(cells, {"motion_bucket_id": [120, 240, 360]})
     assert (flow.direction, flow.peak) == (0, 240)
     assert describe("motion_bucket_id", effects) == (
-        "No measure followed motion_bucket_id in all 2 series (one image, all else equal).\n"
-        "flow_px was highest at 240 in all 2 series (one image, all else equal)."
+        "No measure followed motion_bucket_id in both series (one image, all else equal).\n"
+        "flow_px was highest at 240 in both series (one image, all else equal)."
     )
 
 
