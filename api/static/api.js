@@ -10,7 +10,7 @@ export class Problem extends Error {
   }
 }
 
-/** No answer came: the service, or the way to it, is away. */
+/** No answer came from the service: it, or the way to it, is away. */
 export class ConnectionLost extends Error {
   constructor() {
     super("The connection to the service was lost. Nothing is lost with it: try again.");
@@ -39,10 +39,16 @@ export async function call(method, path, { json, form, headers = {}, signal } = 
     tell("connection-lost");
     throw new ConnectionLost();
   }
-  tell("connection-back");
   const body = parse(text);
+  // A proxy's own words: our refusals have a code.
+  if ([502, 503, 504].includes(answer.status) && !body?.code) {
+    tell("connection-lost");
+    throw new ConnectionLost();
+  }
+  tell("connection-back");
   if (answer.ok) return body;
   if (answer.status === 401) tell("signed-out");
+  if (body?.code === "csrf_refused") tell("session-changed");
   throw new Problem(answer.status, body ?? {}, Number(answer.headers.get("Retry-After")) || undefined);
 }
 

@@ -188,6 +188,7 @@ $("csv").addEventListener("click", () => {
 });
 
 $("sheet").addEventListener("click", async () => {
+  $("sheet").disabled = true;
   inStep.pause();
   for (const cell of cells.values()) cell.load();
   const loaded = [...cells.values()].filter(({ video }) => video && video.readyState < 2);
@@ -214,6 +215,8 @@ $("sheet").addEventListener("click", async () => {
       problem instanceof RangeError
         ? problem.message
         : "The object store does not let this page read its videos (CORS), so they cannot be drawn on one sheet.";
+  } finally {
+    $("sheet").disabled = false;
   }
 });
 

@@ -60,7 +60,7 @@ async function refresh() {
     if (page.data.every(({ status }) => status === "finished")) return;
   } catch (error) {
     if (error.status) $("experiments").replaceChildren(h("li", { class: "empty" }, error.message));
-    if (error.status) return;
+    if (error.status < 500) return;
   }
   setTimeout(refresh, POLL_MS);
 }

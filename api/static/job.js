@@ -10,6 +10,7 @@ import { zip } from "/static/zip.js";
 import "/static/page.js";
 
 const POLL_DELIVERY_MS = 3000;
+const AGAIN_MS = 3000;
 
 const id = location.pathname.split("/").pop();
 const base = `/v1/jobs/${encodeURIComponent(id)}`;
@@ -26,6 +27,7 @@ function show(job) {
   const state = JSON.stringify([job.status, job.attempt, job.cancel_requested_at, job.expired_at]);
   if (state === shown) return;
   shown = state;
+  $("problem").textContent = "";
   $("details").hidden = false;
   $("where").replaceChildren(
     h("a", { href: "/jobs" }, "Jobs"),
@@ -229,7 +231,7 @@ function showDelivery(job, delivery) {
     try {
       await call("POST", `/v1/deliveries/${delivery.id}/redeliver`);
     } catch (error) {
-      fail(error);
+      if (error.status !== 409) fail(error); // it is on its way already
     }
     await showDeliveries(job).catch(fail);
   };
@@ -256,6 +258,10 @@ function showDelivery(job, delivery) {
   );
 }
 
-const start = () => call("GET", base).then(take, fail);
+const start = () =>
+  call("GET", base).then(take, (error) => {
+    fail(error);
+    if (error.status >= 500) setTimeout(start, AGAIN_MS);
+  });
 document.addEventListener("connection-restored", start);
 start();

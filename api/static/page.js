@@ -24,7 +24,11 @@ $("sign-out")?.addEventListener("click", async () => {
   location.assign("/sign-in");
 });
 
-function banner(...content) {
+let shown = "";
+/** One at a time; what is there already is not said again to those who hear it. */
+function banner(kind, ...content) {
+  if (kind === shown) return;
+  shown = kind;
   $("banner").replaceChildren(...(content.length ? [h("p", { class: "banner" }, ...content)] : []));
 }
 
@@ -32,7 +36,7 @@ let pinging = false;
 document.addEventListener("connection-lost", () => {
   if (pinging) return;
   pinging = true;
-  banner("The connection to the service is lost; trying again. Jobs go on without this page.");
+  banner("lost", "The connection to the service is lost; trying again. Jobs go on without this page.");
   const ping = () =>
     call("GET", "/healthz").catch(() => {
       setTimeout(ping, PING_MS);
@@ -42,12 +46,17 @@ document.addEventListener("connection-lost", () => {
 document.addEventListener("connection-back", () => {
   if (!pinging) return;
   pinging = false;
-  banner();
+  banner("");
+  for (const video of document.querySelectorAll("video")) if (video.error) video.load();
   document.dispatchEvent(new CustomEvent("connection-restored"));
 });
 
 if (location.pathname !== "/sign-in") {
   document.addEventListener("signed-out", () => {
-    banner("Your sign-in has ended. ", h("a", { href: signInUrl() }, "Sign in again"), " to go on from here.");
+    banner("signed-out", "Your sign-in has ended. ", h("a", { href: signInUrl() }, "Sign in again"), " to go on from here.");
+  });
+  // Signed in anew in another tab, perhaps with another key: what this page shows is not that one's.
+  document.addEventListener("session-changed", () => {
+    banner("changed", "You have signed in again elsewhere. ", h("a", { href: "" }, "Load this page again"), " to go on.");
   });
 }

@@ -10,6 +10,7 @@ import { Sweep } from "/static/sweep.js";
 import "/static/page.js";
 
 const RECENT = 12;
+const AGAIN_MS = 3000;
 const query = new URLSearchParams(location.search);
 
 /** The recent jobs, newest first. */
@@ -178,15 +179,20 @@ $("studio").addEventListener("submit", async (event) => {
   }
 });
 
+let isStarted = false;
 async function start() {
   try {
     await form.load();
+    isStarted = true;
     jobs = (await call("GET", `/v1/jobs?limit=${RECENT}`)).data;
   } catch (error) {
-    $("form-error").textContent = error.message;
+    isStarted = false;
     $("recent").replaceChildren(h("li", { class: "empty" }, "Jobs cannot be shown now."));
+    if (error.status) $("form-error").textContent = error.message; // of a lost connection the banner tells
+    if (error.status >= 500) setTimeout(start, AGAIN_MS);
     return;
   }
+  $("form-error").textContent = "";
   showJobs();
   for (const job of jobs.filter((job) => !isOver(job))) live.watch(job);
   const first = jobs.find((job) => !isOver(job)) ?? jobs[0];
@@ -205,5 +211,5 @@ async function takeOver(id) {
   }
 }
 
-document.addEventListener("connection-restored", () => jobs.length || start());
+document.addEventListener("connection-restored", () => isStarted || start());
 start();

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import BrowserContext, Page, expect
-from support import Service
+from playwright.sync_api import BrowserContext, Page, Route, expect
+from support import BOOTSTRAP_KEY, Service
 
 SAMPLES = Path(__file__).parents[2] / "docs" / "samples"
 ROCKET = SAMPLES / "rocket.jpg"
@@ -162,6 +162,27 @@ def test_a_cut_stream_is_resumed_and_the_lost_connection_is_told(site: Service, 
     expect(page.locator("#stage video")).to_be_visible(timeout=30_000)
 
 
+def test_the_page_fills_in_when_the_service_behind_its_proxy_is_back(page: Page) -> None:
+    answers: list[dict[str, Any]] = [
+        {"status": 502, "content_type": "text/html", "body": "<h1>Bad Gateway</h1>"},
+        {"status": 503, "json": {"code": "database_unavailable", "detail": "the database is not answering"}},
+    ]
+
+    def answer(route: Route) -> None:
+        if answers:
+            route.fulfill(**answers.pop(0))
+        else:
+            route.continue_()
+
+    page.route("**/v1/models", answer)
+    page.goto("/")
+    expect(page.get_by_role("alert").filter(has_text="connection to the service is lost")).to_be_visible()
+    expect(page.locator("#form-error")).to_have_text("the database is not answering")
+    expect(page.locator("#banner")).to_be_empty()
+    expect(page.locator("#motion_bucket_id")).to_have_value("127")
+    expect(page.locator("#form-error")).to_be_empty()
+
+
 def test_an_ended_sign_in_is_told_and_leads_back(context: BrowserContext, page: Page) -> None:
     page.goto("/?from=job_1")
     expect(page.locator("#form-error")).to_contain_text("has been deleted")
@@ -172,6 +193,12 @@ def test_an_ended_sign_in_is_told_and_leads_back(context: BrowserContext, page: 
     expect(banner.get_by_role("link", name="Sign in again")).to_have_attribute(
         "href", re.compile(r"^/sign-in\?next=%2F%3Ffrom%3Djob_1$")
     )
+    # In another tab: the token of this page is not that session's.
+    assert context.request.post("/session", data={"key": BOOTSTRAP_KEY}).status == 204
+    make(page)
+    banner = page.get_by_role("alert").filter(has_text="You have signed in again elsewhere")
+    banner.get_by_role("link", name="Load this page again").click()
+    expect(page.locator("#banner")).to_be_empty()
 
 
 def tab_to(page: Page, is_there: str) -> None:
