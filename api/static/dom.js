@@ -36,6 +36,9 @@ export function bytes(count) {
   return `${count} bytes`;
 }
 
+/** `1 video`, `2 videos`. */
+export const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+
 export function seconds(value) {
   if (value < 10) return `${value.toFixed(1)} s`;
   if (value < 100) return `${Math.round(value)} s`;

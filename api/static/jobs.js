@@ -2,7 +2,7 @@
 
 import { call } from "/static/api.js";
 import { clip } from "/static/clip.js";
-import { $, announce, h, movesFreely, shortId } from "/static/dom.js";
+import { $, announce, h, movesFreely, plural, shortId } from "/static/dom.js";
 import { badge, experimentLink, progress, standing, title, titleParts } from "/static/job_view.js";
 import { isOver, usual } from "/static/live.js";
 import "/static/page.js";
@@ -14,7 +14,9 @@ const filters = $("filters");
 
 /** What is shown, newest first, and what it was built from: an unchanged tile stays, with its video. */
 let jobs = [];
-let lastId = null;
+/** Of the filters: what was asked with earlier ones is not shown. */
+let version = 0;
+let isLoadingMore = false;
 const tiles = new Map();
 const chosen = new Set();
 
@@ -27,17 +29,18 @@ function query(limit, after) {
 
 /** Read again what is shown; beyond a hundred only those are kept up to date. */
 async function refresh() {
+  const asked = version;
   try {
     const page = await call("GET", query(Math.min(MOST, Math.max(PAGE, jobs.length))));
+    if (asked !== version) return;
     $("label-error").textContent = "";
-    const rest = jobs.length > MOST ? jobs.slice(MOST) : [];
+    const last = jobs.findIndex(({ id }) => id === page.last_id);
+    const rest = page.has_more && last >= 0 ? jobs.slice(last + 1) : [];
     jobs = [...page.data, ...rest];
-    if (!rest.length) {
-      lastId = page.last_id;
-      $("more").hidden = !page.has_more;
-    }
+    if (!rest.length) $("more").hidden = !page.has_more;
     show();
   } catch (problem) {
+    if (asked !== version) return;
     const said = problem.errors?.length ? problem.errors.map(({ message }) => message).join(" ") : problem.message;
     // Of a lost connection, and of an ended sign-in, the banner tells.
     $("label-error").textContent = problem.status && problem.status !== 401 ? said : "";
@@ -46,10 +49,15 @@ async function refresh() {
 }
 
 $("more").addEventListener("click", async () => {
-  const page = await call("GET", query(PAGE, lastId)).catch(() => null);
-  if (!page) return;
-  jobs.push(...page.data);
-  lastId = page.last_id;
+  if (isLoadingMore) return;
+  isLoadingMore = true;
+  const asked = version;
+  const page = await call("GET", query(PAGE, jobs.at(-1)?.id)).catch(() => null);
+  isLoadingMore = false;
+  if (!page) return refresh();
+  if (asked !== version) return;
+  const known = new Set(jobs.map(({ id }) => id));
+  jobs.push(...page.data.filter(({ id }) => !known.has(id)));
   $("more").hidden = !page.has_more;
   show();
   tiles.get(page.data[0]?.id)?.element.querySelector("a").focus();
@@ -149,7 +157,7 @@ async function forChosen(method, path, fits, done) {
 
 $("bulk-cancel").addEventListener("click", () => forChosen("POST", "/cancel", (job) => !isOver(job), "canceled"));
 $("bulk-delete").addEventListener("click", () => {
-  if (confirm(`Delete ${chosen.size} jobs with their videos?`)) forChosen("DELETE", "", () => true, "deleted");
+  if (confirm(`Delete ${plural(chosen.size, "job")} with all files?`)) forChosen("DELETE", "", () => true, "deleted");
 });
 $("bulk-clear").addEventListener("click", () => {
   chosen.clear();
@@ -162,6 +170,7 @@ filters.addEventListener("change", () => reload());
 filters.addEventListener("reset", () => setTimeout(reload));
 
 function reload() {
+  version += 1;
   jobs = [];
   chosen.clear();
   refresh();

@@ -1,7 +1,7 @@
 // The images that videos are made from: picked, dropped or pasted, or taken over from an earlier job.
 
 import { FITS } from "/static/job_view.js";
-import { $, announce, bytes, h } from "/static/dom.js";
+import { $, announce, bytes, h, plural } from "/static/dom.js";
 
 const FORMATS = "PNG, JPEG, WebP, GIF, TIFF, BMP and AVIF";
 
@@ -47,7 +47,7 @@ export class Sources {
     this.say(refused.join(" "));
     this.chosen = this.items.length - 1;
     this.#show();
-    if (this.items.length) announce(`${this.items.length} images chosen`);
+    if (this.items.length) announce(`${plural(this.items.length, "image")} chosen`);
   }
 
   /** Take over an image that the service has already. */

@@ -1,7 +1,7 @@
 // Sweep this: every value of a parameter on every image, as one experiment.
 
 import { call, newKey, Problem } from "/static/api.js";
-import { $, h } from "/static/dom.js";
+import { $, h, plural } from "/static/dom.js";
 
 const MOST = 100;
 
@@ -44,9 +44,8 @@ export class Sweep {
   show() {
     const images = this.sources.items.length;
     const values = readValues($("sweep-values").value).length;
-    const videos = images * values;
     $("sweep-count").textContent =
-      `${images} ${images === 1 ? "image" : "images"} × ${values} values = ${videos} videos`;
+      `${plural(images, "image")} × ${plural(values, "value")} = ${plural(images * values, "video")}`;
   }
 
   async #start() {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +44,7 @@ def test_a_jobs_page_shows_all_that_is_known_of_it_and_sends_its_webhook_again(
         ]
     expect(page.locator("[data-delivery=delivered]")).to_be_visible(timeout=20_000)
     look(page, "job")
-    page.get_by_role("button", name="Send again").click()
+    page.get_by_role("button", name="Send again").dblclick()
     eventually(lambda: len(receiver.requests) == 2)
     expect(page.locator("[data-delivery=delivered]")).to_be_visible(timeout=20_000)
     page.on("dialog", lambda dialog: dialog.accept())
@@ -79,8 +80,11 @@ def test_the_gallery_filters_pages_and_cancels_and_deletes_many(
     page.get_by_label("Label").fill("set=gallery")
     page.keyboard.press("Tab")
     expect(tiles).to_have_count(4)
-    page.get_by_role("button", name="Show more").click()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.get_by_role("button", name="Show more").dblclick()
     expect(tiles).to_have_count(SLOW + 1)
+    assert sum("after=" in url for url in asked) == 1
     expect(page.locator("#more")).to_be_hidden()
     expect(page.locator("[data-status=running] progress").first).to_be_visible()
     expect(page.locator("#workers")).to_contain_text("busy")
@@ -92,6 +96,16 @@ def test_the_gallery_filters_pages_and_cancels_and_deletes_many(
     expect(page.locator("[data-status=canceled]")).not_to_have_count(0)
     page.get_by_label("Status").select_option("succeeded")
     expect(page.locator(".tile:not([data-status=succeeded])")).to_have_count(0)
+    # What was asked before the filter was chosen comes late, and is not shown.
+    late: list[Route] = []
+    page.route(re.compile(r"/v1/jobs\?limit=\d+$"), lambda route: late.append(route))
+    page.reload()
+    page.get_by_label("Status").select_option("succeeded")
+    expect(page.locator(".tile[data-status=succeeded]")).not_to_have_count(0)
+    with page.expect_response(re.compile(r"/v1/jobs\?limit=\d+$")):
+        late[0].continue_()
+    page.wait_for_timeout(200)
+    assert page.locator(".tile:not([data-status=succeeded])").count() == 0
     expect(tiles.get_by_role("link", name="rocket.jpg")).to_have_attribute("href", f"/jobs/{done['id']}")
     page.get_by_label("To").fill("2020-01-01")
     expect(page.locator("#tiles")).to_contain_text("No job fits these filters")
@@ -105,3 +119,16 @@ def test_the_gallery_filters_pages_and_cancels_and_deletes_many(
     page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Delete").click()
     expect(tiles).to_have_count(1)
+
+
+def test_a_video_that_could_not_be_read_is_read_when_the_service_is_back(
+    page: Page, finished: Callable[..., dict[str, Any]]
+) -> None:
+    job = finished()
+    page.route("**/video", lambda route: route.abort())
+    page.goto("/jobs")
+    video = page.locator(f"[data-job={job['id']}] video")
+    page.wait_for_function("id => document.querySelector(`[data-job=${id}] video`)?.error", arg=job["id"])
+    page.unroute("**/video")
+    page.evaluate("['lost', 'back'].forEach(it => document.dispatchEvent(new CustomEvent(`connection-${it}`)))")
+    expect(video).to_have_js_property("duration", 2)
