@@ -55,7 +55,8 @@ class ImageSource:
         if self.url is not None and not is_data_uri(self.url):
             path = unquote(urlsplit(self.url).path)
         name = "".join(character for character in re.split(r"[/\\]", path)[-1] if character.isprintable())
-        return name.strip()[:_NAME_MAX] or None
+        name = name.strip()[:_NAME_MAX]
+        return None if name in ("", "-") else name  # of standard input programs say "-"
 
     def digest(self) -> str:
         """What stands for the image in an idempotency fingerprint: its bytes, or how it was named."""

@@ -47,6 +47,7 @@ def make_video(page: Page, photo: Path, limit_s: float) -> None:
     page.goto("/")
     page.locator("#pick").set_input_files(photo)
     page.get_by_role("button", name="Make video").click()
+    expect(page.locator("#stage h3")).to_have_text(photo.name)
     expect(page.locator("#stage-status")).to_contain_text("succeeded", timeout=limit_s * 1000)
     page.mouse.move(1, 1)
     page.wait_for_timeout(CONTROLS_HIDE_MS)

@@ -19,6 +19,7 @@ from api.intake import ImageSource
         ("\udcff.png", ".png"),
         ("x" * 300, "x" * 255),
         ("photos/", None),
+        ("-", None),
         (" ", None),
         ("", None),
         (None, None),
