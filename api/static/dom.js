@@ -39,6 +39,10 @@ export function bytes(count) {
 /** `1 video`, `2 videos`. */
 export const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
+/** Of many values the first, and how many they are. */
+export const few = (values) =>
+  values.length > 8 ? `${values.slice(0, 6).join(", ")}, … (${values.length})` : values.join(", ");
+
 export function seconds(value) {
   if (value < 10) return `${value.toFixed(1)} s`;
   if (value < 100) return `${Math.round(value)} s`;

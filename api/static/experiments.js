@@ -1,7 +1,7 @@
 // The experiments, newest first.
 
 import { call } from "/static/api.js";
-import { $, h, seconds, time } from "/static/dom.js";
+import { $, few, h, seconds, time } from "/static/dom.js";
 import "/static/page.js";
 
 const POLL_MS = 3000;
@@ -11,7 +11,7 @@ let count = PAGE;
 function item(experiment) {
   const { counts } = experiment;
   const sweeps = Object.entries(experiment.grid)
-    .map(([name, values]) => `${name}: ${values.join(", ")}`)
+    .map(([name, values]) => `${name}: ${few(values)}`)
     .join(" × ");
   const left = experiment.eta_s === null ? "" : `, about ${seconds(Math.max(1, experiment.eta_s))} left`;
   return h(
@@ -33,7 +33,7 @@ function item(experiment) {
     h(
       "p",
       { class: "small muted" },
-      `${experiment.images.map(({ name }) => name).join(", ")} · ${sweeps} · ${experiment.model} · `,
+      `${few(experiment.images.map(({ name }) => name))} · ${sweeps} · ${experiment.model} · `,
       time(experiment.created_at),
     ),
   );

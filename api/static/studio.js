@@ -179,19 +179,21 @@ $("studio").addEventListener("submit", async (event) => {
   }
 });
 
-let isStarted = false;
+let [isLoaded, isStarted] = [false, false];
 async function start() {
   try {
-    await form.load();
-    isStarted = true;
+    if (!isLoaded) await form.load();
+    isLoaded = true;
+    // Not before: without the model's defaults there is nothing to send.
+    $("submit").disabled = $("sweep-start").disabled = false;
     jobs = (await call("GET", `/v1/jobs?limit=${RECENT}`)).data;
   } catch (error) {
-    isStarted = false;
     $("recent").replaceChildren(h("li", { class: "empty" }, "Jobs cannot be shown now."));
     if (error.status) $("form-error").textContent = error.message; // of a lost connection the banner tells
     if (error.status >= 500) setTimeout(start, AGAIN_MS);
     return;
   }
+  isStarted = true;
   $("form-error").textContent = "";
   showJobs();
   for (const job of jobs.filter((job) => !isOver(job))) live.watch(job);

@@ -129,6 +129,9 @@ def test_twenty_videos_of_a_sweep_play_in_step_and_are_compared(
     expect(page.get_by_role("heading", name="coffee.jpg motion_bucket_id 100")).to_be_visible()
     expect(page.get_by_role("link", name="Experiment of")).not_to_have_count(0)
 
+    # Of hundreds of values the list names a few.
+    many = "import('/static/dom.js').then(({ few }) => few([...Array(500).keys()]))"
+    assert page.evaluate(many) == "0, 1, 2, 3, 4, 5, … (500)"
     page.goto("/experiments")
     expect(page.get_by_role("listitem").filter(has_text="20 of 20 videos")).to_be_visible()
     look(page, "experiments", views=("narrow-dark", "wide-light"))
@@ -144,7 +147,7 @@ def test_an_experiment_is_canceled_its_failed_cells_are_tried_again_and_it_is_de
     request = {
         "name": "steered",
         "model": "double",
-        "images": [{"input_id": lost["id"]}, {"input_id": kept["id"]}],
+        "images": [{"input_id": lost["id"], "name": "n" * 100}, {"input_id": kept["id"]}],
         "grid": {"motion_bucket_id": [60, 120]},
         "base": {"num_inference_steps": 40},
     }
@@ -166,6 +169,8 @@ def test_an_experiment_is_canceled_its_failed_cells_are_tried_again_and_it_is_de
     expect(cell.locator("video")).to_be_visible()
     cell.focus()
     expect(page.locator("#detail")).to_contain_text("try 2")
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     expect(status).to_contain_text("finished")
 
     delete = page.get_by_role("button", name="Delete")
