@@ -2,7 +2,7 @@
 
 import { clip } from "/static/clip.js";
 import { h } from "/static/dom.js";
-import { progress, standing, valuesText } from "/static/job_view.js";
+import { progress, shape, standing, valuesText } from "/static/job_view.js";
 import { measure, MEASURES, show } from "/static/measures.js";
 
 export class Cell {
@@ -32,7 +32,8 @@ export class Cell {
     const { job } = cell;
     this.element.dataset.status = cell.status;
     this.element.setAttribute("aria-label", this.description());
-    if (job) this.body.style.aspectRatio = `${job.params.width} / ${job.params.height}`;
+    if (job) shape(this.body, job.params, 70);
+    if (!job?.links.video) this.body.style.maxWidth = ""; // room for words
     const state = JSON.stringify([cell.status, job?.id, job?.progress, job?.links.video]);
     if (state === this.state) return;
     this.state = state;

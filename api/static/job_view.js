@@ -87,15 +87,22 @@ export function card(job, { onChoose, isChosen = false, usualS = null } = {}) {
   );
 }
 
+/** Give an element the video's shape, and as much room as a part of the window's height (vh) leaves it. */
+export function shape(element, { width, height }, share) {
+  element.style.aspectRatio = `${width} / ${height}`;
+  element.style.maxWidth = `calc(${share}vh * ${width / height})`;
+}
+
 /** The image and, when there is one, the video beside it. */
 export function sideBySide(job) {
   const { width, height, resize_mode: mode } = job.params;
+  const inShape = (element) => {
+    shape(element, job.params, 70);
+    return element;
+  };
   const picture =
     job.input_id && h("img", { src: `/v1/inputs/${job.input_id}/image`, alt: "The image that the video starts from" });
-  if (picture) {
-    picture.style.objectFit = FITS[mode];
-    picture.style.aspectRatio = `${width} / ${height}`;
-  }
+  if (picture) inShape(picture).style.objectFit = FITS[mode];
   const image = picture
     ? h("figure", {}, picture, h("figcaption", {}, `Image, ${width} × ${height} px, ${mode}`))
     : null;
@@ -103,25 +110,19 @@ export function sideBySide(job) {
     ? h(
         "figure",
         {},
-        clip(job.id, { label: `Video of ${title(job)}` }),
+        inShape(clip(job.id, { label: `Video of ${title(job)}` })),
         h("figcaption", {}, `Video, ${job.result.num_frames} frames, ${job.result.duration_s.toFixed(1)} s`),
       )
     : isOver(job)
       ? null
-      : videoPlace(job);
+      : // Where it will be: nothing moves when it comes.
+        h("figure", {}, inShape(h("p", { class: "empty video-place" }, "The video will play here.")));
   for (const media of [image?.firstChild, video?.firstChild]) {
     media?.addEventListener("error", () =>
       media.replaceWith(h("p", { class: "empty" }, "This file cannot be shown; it may be no longer kept.")),
     );
   }
   return h("div", { class: "side-by-side" }, image, video);
-}
-
-/** Where the video will be: nothing moves when it comes. */
-function videoPlace({ params }) {
-  const place = h("p", { class: "empty video-place" }, "The video will play here.");
-  place.style.aspectRatio = `${params.width} / ${params.height}`;
-  return h("figure", {}, place);
 }
 
 /**

@@ -1,6 +1,6 @@
 // The images that videos are made from: picked, dropped or pasted, or taken over from an earlier job.
 
-import { FITS } from "/static/job_view.js";
+import { FITS, shape } from "/static/job_view.js";
 import { $, announce, bytes, h, plural } from "/static/dom.js";
 
 const FORMATS = "PNG, JPEG, WebP, GIF, TIFF, BMP and AVIF";
@@ -116,7 +116,7 @@ export function showCrop(item, params) {
   const picture = figure.querySelector("img");
   const frame = figure.querySelector(".crop-frame");
   if (picture.getAttribute("src") !== item.url) picture.src = item.url;
-  frame.style.aspectRatio = `${params.width} / ${params.height}`;
+  shape(frame, params, 50);
   picture.style.objectFit = FITS[params.resize_mode];
   figure.querySelector("figcaption").textContent =
     `Starts from this: ${params.width} × ${params.height} px, ${params.resize_mode}`;

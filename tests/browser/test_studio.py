@@ -86,6 +86,14 @@ def test_images_are_dropped_and_pasted_and_the_form_follows_presets_and_model(pa
     page.get_by_label("Resize mode").select_option("pad")
     expect(page.locator("#crop figcaption")).to_have_text("Starts from this: 256 × 128 px, pad")
     assert page.locator("#crop img").evaluate("image => getComputedStyle(image).objectFit") == "contain"
+    # The tallest there may be is shown whole.
+    page.locator("#width").fill("64")
+    page.locator("#height").fill("2048")
+    expect(page.locator("#crop figcaption")).to_contain_text("64 × 2048 px")
+    frame = page.locator(".crop-frame").bounding_box()
+    assert frame is not None
+    assert frame["height"] <= 0.5 * page.evaluate("innerHeight") + 1
+    assert frame["height"] / frame["width"] > 20
     page.get_by_role("button", name="Lively").click()
     expect(bucket).to_have_value("200")
     usual = int(steps.input_value())
