@@ -105,7 +105,7 @@ def test_twenty_videos_of_a_sweep_play_in_step_and_are_compared(
 
     # The largest grid there may be is refused, and a wide one made to fit; names are no formulas.
     sheet = (
-        "async (columns) => (await import('/static/export.js')).contactSheet("
+        "async (columns) => (await import('/static/contact_sheet.js')).drawSheet("
         "{ rows: ['a'], columns: Array(columns).fill('b'), videos: new Map() })"
     )
     assert page.evaluate(f"({sheet})(200).then(({{ size }}) => size)") > 1000
