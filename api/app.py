@@ -26,6 +26,7 @@ from api.routes import (
     models,
     page,
     sign_in,
+    static,
     usage,
     workers,
 )
@@ -99,6 +100,7 @@ def create_app(settings: Settings) -> OpenAPI:
     app.register_blueprint(files.local)
     app.register_blueprint(sign_in.browser)
     app.register_blueprint(page.pages)
+    app.register_blueprint(static.static)
     for module in (jobs, experiments, files, deliveries, inputs, keys, sign_in, models, workers, usage, health):
         app.register_api(module.api)
     require_scopes(app)

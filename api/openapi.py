@@ -47,7 +47,7 @@ _REFERENCE = "#/components/schemas/{model}"
 _BUILDING = threading.Lock()
 _SWAGGER_FILES = Path(flask_openapi3_swagger.__file__).parent / "templates" / "swagger"
 
-pages = Blueprint("docs", __name__, template_folder="templates", static_folder="static", static_url_path="/static")
+pages = Blueprint("docs", __name__, template_folder="templates")
 
 
 @pages.get("/openapi.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 from typing import Any
 
@@ -55,6 +56,28 @@ def send(service: Service, head: str, body: bytes = b"") -> tuple[int, bytes]:
         while part := sock.recv(65_536):
             answer += part
     return int(answer.split(b" ", 2)[1]), answer
+
+
+def test_scripts_and_styles_are_compressed_and_what_may_hold_a_secret_is_not(client: Any) -> None:
+    plain = client.get("/static/job.js")
+    accepting = {"Accept-Encoding": "gzip, deflate, br, zstd"}
+    compressed = client.get("/static/job.js", headers=accepting)
+    assert "Content-Encoding" not in plain.headers
+    assert compressed.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(compressed.data) == plain.data
+    assert plain.headers["Vary"] == compressed.headers["Vary"] == "Accept-Encoding"
+    for answer, headers in ((plain, {}), (compressed, accepting)):
+        again = client.get("/static/job.js", headers={**headers, "If-None-Match": answer.headers["ETag"]})
+        assert (again.status_code, again.data) == (304, b"")
+    stale = client.get("/static/job.js", headers={"If-None-Match": compressed.headers["ETag"]})
+    assert stale.data == plain.data
+    for path in ("/", "/v1/models", "/openapi.json"):
+        assert "Content-Encoding" not in client.get(path, headers=accepting).headers
+
+
+@pytest.mark.parametrize("name", ["nothing.js", "..", "../app.py", "..%2Fapp.py", "%2e%2e/app.py", "job", ""])
+def test_only_the_pages_own_files_are_static(client: Any, name: str) -> None:
+    assert client.get(f"/static/{name}").status_code == 404
 
 
 def test_a_request_that_is_too_long_in_any_way_is_refused_and_the_next_is_served(service: Service) -> None:
