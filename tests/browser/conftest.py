@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,7 +73,21 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def new_context(site: Service, browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
+def sign_in() -> Callable[[BrowserContext, str], None]:
+    """Signs a browser in with a key, as soon as the limit of tries from one address lets it: all tests share one."""
+
+    def sign_in(context: BrowserContext, key: str) -> None:
+        while (answer := context.request.post("/session", data={"key": key})).status == 429:
+            time.sleep(int(answer.headers["retry-after"]))
+        assert answer.status == 204, answer.text()
+
+    return sign_in
+
+
+@pytest.fixture
+def new_context(
+    site: Service, browser: Browser, sign_in: Callable[[BrowserContext, str], None]
+) -> Iterator[Callable[..., BrowserContext]]:
     """Makes browser contexts, signed in if given a key; no script of theirs may have failed or been blocked."""
     contexts: list[BrowserContext] = []
     problems: list[str] = []
@@ -85,8 +100,7 @@ def new_context(site: Service, browser: Browser) -> Iterator[Callable[..., Brows
         )
         contexts.append(context)
         if key is not None:
-            answer = context.request.post("/session", data={"key": key})
-            assert answer.status == 204, answer.text()
+            sign_in(context, key)
         return context
 
     yield make

@@ -192,7 +192,9 @@ def test_the_page_fills_in_when_the_service_behind_its_proxy_is_back(page: Page)
     expect(page.locator("#form-error")).to_be_empty()
 
 
-def test_an_ended_sign_in_is_told_and_leads_back(context: BrowserContext, page: Page) -> None:
+def test_an_ended_sign_in_is_told_and_leads_back(
+    context: BrowserContext, page: Page, sign_in: Callable[[BrowserContext, str], None]
+) -> None:
     page.goto("/?from=job_1")
     expect(page.locator("#form-error")).to_contain_text("has been deleted")
     context.clear_cookies()
@@ -203,7 +205,7 @@ def test_an_ended_sign_in_is_told_and_leads_back(context: BrowserContext, page: 
         "href", re.compile(r"^/sign-in\?next=%2F%3Ffrom%3Djob_1$")
     )
     # In another tab: the token of this page is not that session's.
-    assert context.request.post("/session", data={"key": BOOTSTRAP_KEY}).status == 204
+    sign_in(context, BOOTSTRAP_KEY)
     make(page)
     banner = page.get_by_role("alert").filter(has_text="You have signed in again elsewhere")
     banner.get_by_role("link", name="Load this page again").click()
