@@ -18,6 +18,7 @@ from werkzeug.exceptions import BadRequest
 
 from api.data_uri import decode_data_uri, is_data_uri
 from api.images import AcceptedImage
+from api.schemas.fields import IMAGE_NAME_MAX
 from api.schemas.jobs import InputRequest, JobRequest
 from api.services import current_tenant, services
 from shared.deadlines import Deadline, Watchdog
@@ -32,8 +33,6 @@ from shared.tables import Input
 
 #: no request of ours needs nearly as many; each that is wrong would be an error of its own.
 _JSON_VALUES_MAX = 4096
-#: what most file systems allow.
-_NAME_MAX = 255
 
 Request = TypeVar("Request", JobRequest, InputRequest)
 Model = TypeVar("Model", bound=BaseModel)
@@ -55,7 +54,7 @@ class ImageSource:
         if self.url is not None and not is_data_uri(self.url):
             path = unquote(urlsplit(self.url).path)
         name = "".join(character for character in re.split(r"[/\\]", path)[-1] if character.isprintable())
-        name = name.strip()[:_NAME_MAX]
+        name = name.strip()[:IMAGE_NAME_MAX]
         return None if name in ("", "-") else name  # of standard input programs say "-"
 
     def digest(self) -> str:

@@ -85,14 +85,7 @@ def accept_job(request: JobRequest, source: ImageSource, idempotency_key: str | 
     )
     try:
         with transaction() as session:
-            job = insert_job(
-                session,
-                new,
-                queued_jobs_max=app.settings.queued_jobs_max,
-                storage_bytes_max=app.settings.storage_bytes_max,
-                priority_max=app.settings.priority_max,
-                idempotency=idempotency,
-            )
+            job = insert_job(session, new, quotas(), idempotency=idempotency)
             resource = show_job(session, job)
     except ConflictError:
         # Another request under the same key was first: its commit is what we waited for.

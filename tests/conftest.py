@@ -27,6 +27,7 @@ from shared.jobs.accept import NewJob, insert_job
 from shared.jobs.claim import Claim, claim_job
 from shared.objects import ObjectStore, open_store
 from shared.params import GenerationOptions
+from shared.quotas import Quotas
 from shared.settings import Settings
 from shared.tables import Input
 
@@ -191,7 +192,7 @@ def new_job(tenant: UUID) -> Callable[..., NewJob]:
 def submit(sessions: Sessions, new_job: Callable[..., NewJob]) -> Callable[..., UUID]:
     def submit(*, queued_jobs_max: int = 100, **fields: object) -> UUID:
         with sessions.begin() as session:
-            return insert_job(session, new_job(**fields), queued_jobs_max=queued_jobs_max).id
+            return insert_job(session, new_job(**fields), Quotas(queued_jobs_max)).id
 
     return submit
 

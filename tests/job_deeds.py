@@ -25,6 +25,7 @@ from shared.jobs.reap import expire_queued_job, reap_lost_job, reap_overdue_job
 from shared.jobs.stop import cancel_job, request_deletion
 from shared.objects import ObjectStore
 from shared.params import GenerationOptions
+from shared.quotas import Quotas
 from shared.settings import Settings
 from shared.states import JobStatus, Phase
 from shared.tables import Input, Job
@@ -117,7 +118,7 @@ class Deeds:
                         priority=priority,
                         webhook_url="https://example.org/hook" if webhook else None,
                     )
-                    return insert_job(session, new, queued_jobs_max=queued_jobs_max, idempotency=idempotency).id
+                    return insert_job(session, new, Quotas(queued_jobs_max), idempotency=idempotency).id
             except ConflictError:
                 return do()  # the winner's job, as the API answers
             except RequestError as error:

@@ -30,7 +30,9 @@ def _check_label(value: str) -> str:
 Text = Annotated[str, AfterValidator(_check_text), Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
 
 
-ImageName = Annotated[Text, StringConstraints(min_length=1, max_length=255)]
+#: what most file systems allow.
+IMAGE_NAME_MAX = 255
+ImageName = Annotated[Text, StringConstraints(min_length=1, max_length=IMAGE_NAME_MAX)]
 
 
 LabelFilter = Annotated[

@@ -22,6 +22,7 @@ from shared.doorbell import Doorbell
 from shared.ids import new_id
 from shared.jobs.accept import insert_job
 from shared.jobs.claim import claim_job
+from shared.quotas import Quotas
 from shared.tables import Job
 from worker.maintenance.reaper import Reaper
 from worker.maintenance.sweep import ring_for_deficit
@@ -67,7 +68,7 @@ def make_steps(database: Database) -> dict[str, Step]:
         return step
 
     return {
-        "accept": in_transaction(lambda session: insert_job(session, new_job(database.caller), queued_jobs_max=1_000)),
+        "accept": in_transaction(lambda session: insert_job(session, new_job(database.caller), Quotas(1_000))),
         "claim": in_transaction(lambda session: claim_next(session, settings)),
         "sweep": lambda: ring_for_deficit(sessions, bell),
         "reap": reaper.reap,

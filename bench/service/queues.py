@@ -24,6 +24,7 @@ from shared.database import Sessions, make_engine, make_sessions
 from shared.doorbell import Doorbell
 from shared.ids import show_id
 from shared.jobs.accept import insert_job
+from shared.quotas import Quotas
 
 _LOOK_S = 0.02
 #: a worker that has just ended a job is not idle yet.
@@ -77,7 +78,7 @@ class OwnQueue(Queue):
     def enqueue(self) -> str:
         with self._sessions.begin() as session:
             new = new_job(self._tenant, "double")
-            job = insert_job(session, new, queued_jobs_max=self._settings.queued_jobs_max)
+            job = insert_job(session, new, Quotas(self._settings.queued_jobs_max))
         name = show_id("job", job.id)
         self._doorbell.ring(queue_name("double"), name)
         return name

@@ -16,6 +16,7 @@ from shared.catalogue import find_entry
 from shared.database import Sessions, make_engine, make_sessions
 from shared.ids import new_id
 from shared.jobs.accept import NewJob, insert_job
+from shared.quotas import Quotas
 from shared.settings import Settings
 from shared.tables import Input
 
@@ -81,7 +82,7 @@ def make_database(server_url: str, name: str, *, rows: int, queued: int) -> Data
     engine = make_engine(settings, pool_size=20)
     with make_sessions(engine).begin() as session:
         tenant, caller = ensure_tenant(session, "bench"), ensure_tenant(session, "caller")
-        like = insert_job(session, new_job(tenant), queued_jobs_max=10**9).id
+        like = insert_job(session, new_job(tenant), Quotas(10**9)).id
     database = Database(rows, settings, engine, tenant, caller, like)
     _fill(database, rows, {"status": "succeeded", "after": 0, "attempt": 1})
     add_queued(database, queued)

@@ -56,10 +56,8 @@ def find_by_idempotency_key(
 def insert_job(
     session: Session,
     new: NewJob,
+    quotas: Quotas,
     *,
-    queued_jobs_max: int,
-    storage_bytes_max: int | None = None,
-    priority_max: int = 100,
     idempotency: tuple[str, bytes] | None = None,
 ) -> Job:
     """Write the job, its input if it is new, its event and its idempotency key.
@@ -68,7 +66,7 @@ def insert_job(
     then gets `ConflictError`, upon which the caller reads the winner's job.
 
     Args:
-        queued_jobs_max, storage_bytes_max, priority_max: quotas of a tenant that has none of its own.
+        quotas: of a tenant that has none of its own.
 
     Raises:
         InvalidInputError: the priority is above the tenant's.
@@ -77,7 +75,7 @@ def insert_job(
         NotFoundError: the input was erased a moment ago.
         ConflictError: another request took the idempotency key at the same moment.
     """
-    usage = hold_usage(session, new.tenant_id, Quotas(queued_jobs_max, storage_bytes_max, priority_max))
+    usage = hold_usage(session, new.tenant_id, quotas)
     check_priority(usage, new.priority)
     check_queue(usage)
     stored = lock_input(session, new.input.id)

@@ -22,6 +22,7 @@ from shared.errors import RateLimitedError
 from shared.jobs.accept import insert_job
 from shared.jobs.end import end_job
 from shared.objects import ObjectStore
+from shared.quotas import Quotas
 from shared.settings import Settings
 from shared.states import JobStatus
 from shared.tables import Input, Job, Tenant
@@ -190,7 +191,7 @@ def test_who_asks_while_another_takes_the_last_place_is_refused(
 
     # Two transactions, interleaved: both see room before either has taken it.
     with sessions() as first, ThreadPoolExecutor() as pool:
-        insert_job(first, new_job(size_bytes=room), queued_jobs_max=100)
+        insert_job(first, new_job(size_bytes=room), Quotas(100))
         late = pool.submit(client.post, path, json=body)
         eventually(late_one_waits_or_is_through)
         first.commit()
