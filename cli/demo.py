@@ -102,8 +102,10 @@ def _check_photo(photo: Path) -> None:
 
     try:
         PIL.Image.open(photo).close()
+    except PIL.UnidentifiedImageError:
+        raise CommandError(f"{photo} is not an image; a photo as JPEG, PNG or WebP would be", ExitCode.USAGE) from None
     except (OSError, ValueError) as error:
-        raise CommandError(f"{photo} is not an image: {error}", ExitCode.USAGE) from None
+        raise CommandError(f"{photo} cannot be read as an image: {error}", ExitCode.USAGE) from None
 
 
 def _temporary_folder() -> Path:
