@@ -158,14 +158,16 @@ def _keep(options: argparse.Namespace, model: str, found: dict[str, list[dict[st
     """Write one model's part of the result, beside what others left there."""
     kept = json.loads(options.result.read_text(encoding="utf-8")) if options.result.exists() else {}
     size = f" --steps {options.steps} --shape {options.shape}" if model != "tiny" else ""
-    kept[model] = {
-        "command": f"python -m bench.worker_throughput --models {model} --jobs {options.jobs} "
+    name = find_entry(model).name
+    shown = model if model == name else f"{name}=DIRECTORY"
+    kept[name] = {
+        "command": f"python -m bench.worker_throughput --models {shown} --jobs {options.jobs} "
         f"--rounds {options.rounds}{size}",
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
         "rounds": found,
     }
     options.result.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps({model: kept[model]}, indent=2))
+    print(json.dumps({name: kept[name]}, indent=2))
 
 
 if __name__ == "__main__":
