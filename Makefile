@@ -74,7 +74,7 @@ bench: setup ## the published numbers, into bench/results
 	$(BIN)/python -m bench.refusals
 	$(BIN)/python -m bench.worker_throughput
 
-train-tiny: setup ## train the embedded model from nothing: 25 minutes on one H200; PRESET=two-cores without a GPU
+train-tiny: setup ## train the embedded model from nothing: 22 minutes on one H200; PRESET=two-cores without a GPU
 	for stage in vae temporal-decoder unet; do $(BIN)/python -m training $$stage --preset $(PRESET) --run $(RUN) || exit; done
 	$(BIN)/python -m training export build/checkpoint --run $(RUN)
 	$(BIN)/python -m training evaluate build/checkpoint
