@@ -139,7 +139,7 @@ TWO_CORES = Preset(
     vae=StageConfig(steps=2400, learning_rate=1.5e-3, sizes=(ClipSize(64, 64, 1, 8, 100),)),
     temporal_decoder=StageConfig(steps=150, learning_rate=5e-4, warmup_steps=20, sizes=(ClipSize(64, 64, 8, 2, 25),)),
     unet=StageConfig(
-        steps=6000, learning_rate=8e-4, reuse=2, sizes=(ClipSize(128, 64, 14, 4, 20), ClipSize(128, 64, 8, 8, 20))
+        steps=4320, learning_rate=8e-4, reuse=4, sizes=(ClipSize(128, 64, 14, 4, 20), ClipSize(128, 64, 8, 8, 20))
     ),
 )
 

@@ -105,7 +105,8 @@ def train(
             progress.losses.append(loss.detach())
             progress.samples += samples * accelerator.num_processes
             if time.monotonic() - progress.reported_at > _REPORT_EVERY_S or progress.step == schedule.total:
-                log.report(progress, schedule, config.learning_rate, float(norm))
+                elapsed_s = progress.elapsed_s + time.monotonic() - chunk_began
+                log.report(progress, schedule, config.learning_rate, float(norm), elapsed_s)
         now = time.monotonic()
         progress.elapsed_s += now - chunk_began
         if limits.minutes is not None and chunk > 0:
@@ -194,15 +195,20 @@ class _Log:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
-    def report(self, progress: _Progress, schedule: Schedule, learning_rate: float, norm: float) -> None:
-        """Tell how it goes; waits for the device."""
+    def report(
+        self, progress: _Progress, schedule: Schedule, learning_rate: float, norm: float, elapsed_s: float
+    ) -> None:
+        """Tell how it goes; waits for the device.
+
+        Args:
+            elapsed_s: of the whole stage, with what prepared its chunks: what is left goes by its mean pace.
+        """
         loss = float(torch.stack(progress.losses).float().mean())
         now = time.monotonic()
         seconds = max(now - progress.reported_at, 1e-9)
-        pace = len(progress.losses) / seconds
         rate = learning_rate * schedule.factor(progress.step - 1)
         per_second = progress.samples / seconds
-        left_s = (schedule.total - progress.step) / pace
+        left_s = (schedule.total - progress.step) * elapsed_s / progress.step
         self.say(
             f"step {progress.step}/{schedule.total} {100 * progress.step // schedule.total} %, loss {loss:.5f}, "
             f"gradient {norm:.3g}, rate {rate:.2e}, {per_second:.1f} samples/s, {left_s / 60:.1f} min left"
