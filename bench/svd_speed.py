@@ -97,7 +97,8 @@ def main() -> None:
     peak = (figures["matrix_peak_before_tflops"] + figures["matrix_peak_after_tflops"]) / 2
     for name in names:
         summarize(figures["variants"][name])
-        if options.shape in WORK_TFLOP and setup.architecture is FULL and options.steps == 25 and options.guidance > 1:
+        whole = options.steps == 25 and options.guidance > 1 and not name.startswith("fast")
+        if options.shape in WORK_TFLOP and setup.architecture is FULL and whole:
             share = WORK_TFLOP[options.shape] / figures["variants"][name]["median_s"] / peak
             figures["variants"][name]["share_of_peak"] = round(share, 3)
         if "exact" in videos:

@@ -72,7 +72,7 @@ def start_process(options: argparse.Namespace, compiled: Path) -> dict[str, Any]
             "--compiled",
             str(compiled),
         ],
-        env={**os.environ, "TRITON_CACHE_DIR": str(compiled)},
+        env={name: value for name, value in os.environ.items() if name != "TRITON_CACHE_DIR"},
         stdout=subprocess.PIPE,
         text=True,
         check=True,

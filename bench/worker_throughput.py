@@ -58,8 +58,8 @@ def summarize(runs: Sequence[Run]) -> dict[str, float]:
         runs: two or more of one worker.
 
     Returns:
-        `jobs_per_hour` from the first one's start to the last result; `device_busy`, the share of the time on the
-        device between the first one's start and the last one's end there; the median `gap_ms` between two.
+        `jobs_per_hour` from the first one's start to the last result; `device_busy`, the share of the time in
+        the pipeline between the first one's start and the last one's end there; the median `gap_ms` between two.
     """
     ordered = sorted(runs, key=lambda run: run.device_from)
     first, last = ordered[0], ordered[-1]

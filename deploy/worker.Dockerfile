@@ -20,6 +20,10 @@ COPY migrations migrations
 RUN /opt/animatic/bin/pip install --no-deps --force-reinstall .
 
 FROM python:3.12-slim-bookworm
+# Triton compiles the engine's kernels where they run; Python's headers are in the image.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --create-home animatic \
     && install --directory --owner animatic --group animatic /models
 COPY --from=build /opt/animatic /opt/animatic

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from worker.preflight import check_model
 from worker.svd.drift import measure_drift
 from worker.svd.engine import SvdPipeline, check_frames
 from worker.svd.kernels.cache import use_kernel_cache
+from worker.svd.kernels.support import find_missing_tool
 from worker.svd.loading import choose_engine, load_pipeline
 
 
@@ -163,7 +167,9 @@ def test_out_of_memory_frame_by_frame_is_retryable_and_the_pipeline_lives(
         pipeline.generate(photo(), params(), ignore)
     with (
         run_out_of_memory(pipeline.engine.pipe.unet, above=0),
-        pytest.raises(OutOfMemoryError, match="denoising") as caught,
+        pytest.raises(
+            OutOfMemoryError, match=r"denoising 4 frames of 64×64: ask for fewer or smaller frames$"
+        ) as caught,
     ):
         pipeline.generate(photo(), params(), ignore)
     assert caught.value.retryable
@@ -179,6 +185,30 @@ def test_a_failed_kernel_is_told_from_errors_that_leave_the_device_usable(pipeli
         pytest.raises(DeviceLostError, match=r"cpu failed: CUDA error: an illegal memory access was encountered$"),
     ):
         pipeline.generate(photo(), params(), ignore)
+    with (
+        pipeline.engine.pipe.image_encoder.register_forward_pre_hook(_after_calls(1, fail)),
+        pytest.raises(DeviceLostError),
+    ):
+        pipeline.generate(photo(), params(), ignore)  # the second call is the drift's, without which a job can do
+
+
+def test_a_failed_kernel_that_is_told_while_a_stopped_job_is_cleaned_up_is_a_lost_device(
+    pipeline: SvdPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise Stop
+
+    def fail() -> None:
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(pipeline.engine, "free", fail)
+    with pytest.raises(DeviceLostError, match="unspecified launch failure"):
+        pipeline.generate(photo(), params(), stop)
+
+
+def _after_calls(count: int, then: Callable[..., None]) -> Callable[..., None]:
+    calls = itertools.count()
+    return lambda *arguments: None if next(calls) < count else then(*arguments)
 
 
 def spoil(checkpoint: Path, component: str, value: float) -> None:
@@ -286,11 +316,34 @@ def test_the_exact_engine_stops_and_backs_off_as_stock_does(settings: Settings) 
 def test_exact_and_offload_do_not_go_together(settings: Settings) -> None:
     wrong = settings.model_copy(update={"engine": "exact", "offload": "model"})
     with pytest.raises(StartupError, match="ANIMATIC_ENGINE=stock") as caught:
-        choose_engine(wrong, torch.device("cuda"))
+        choose_engine(wrong, torch.device("cuda"), None)
     assert caught.value.exit_code == ExitCode.CONFIG
-    assert choose_engine(settings.model_copy(update={"offload": "model"}), torch.device("cuda")) == "stock"
-    assert choose_engine(settings, torch.device("cuda")) == "exact"
-    assert choose_engine(settings, torch.device("cpu")) == "stock"
+    assert choose_engine(settings.model_copy(update={"offload": "model"}), torch.device("cuda"), None) == "stock"
+    assert choose_engine(settings, torch.device("cuda"), None) == "exact"
+    assert choose_engine(settings, torch.device("cpu"), None) == "stock"
+
+
+def test_where_kernels_cannot_run_stock_does_unless_another_engine_was_asked_for(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    device, obstacle = torch.device("cuda"), "there is no C compiler"
+    assert choose_engine(settings, device, obstacle) == "stock"
+    assert obstacle in caplog.text
+    with pytest.raises(StartupError, match=f"cannot run here: {obstacle}; .* ANIMATIC_ENGINE to auto") as caught:
+        choose_engine(settings.model_copy(update={"engine": "fast"}), device, obstacle)
+    assert caught.value.exit_code == ExitCode.DEVICE_UNAVAILABLE
+
+
+def test_what_triton_needs_to_compile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "no C compiler" in (find_missing_tool() or "")
+    (tmp_path / "gcc").write_text("#!/bin/sh\n")
+    (tmp_path / "gcc").chmod(0o755)
+    monkeypatch.setattr(sysconfig, "get_paths", lambda _scheme: {"include": str(tmp_path)})
+    assert f"headers are not in {tmp_path}" in (find_missing_tool() or "")
+    (tmp_path / "Python.h").touch()
+    assert find_missing_tool() is None
 
 
 def test_kernels_are_kept_where_they_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ from bench.svd.architecture import TOY, make_pipeline
 from shared.catalogue import find_entry, resolve
 from shared.params import GenerationOptions, GenerationParams
 from worker.svd.conditioning import encode, keep_encoder_in_float32
-from worker.svd.rewrites import REWRITES, rewrite
+from worker.svd.rewrites import RESIDUALS_NEED, REWRITES, rewrite
+from worker.svd.rewrites.residuals import AccumulatingBlock, AccumulatingTimeBlock, AccumulatingTransformer
 from worker.svd.sampler import decode, denoise, make_schedule, to_levels
 from worker.svd.stock import call_arguments
 
@@ -87,7 +88,11 @@ def rewritten(stock: StableVideoDiffusionPipeline, names: Collection[str]) -> St
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
-@pytest.mark.parametrize("names", [(), *[(name,) for name in REWRITES], tuple(REWRITES)], ids=",".join)
+@pytest.mark.parametrize(
+    "names",
+    [(), *[(name,) for name in REWRITES], (*RESIDUALS_NEED, "residuals"), tuple(REWRITES)],
+    ids=",".join,
+)
 def test_a_rewrite_changes_nothing_but_rounding(dtype: torch.dtype, names: tuple[str, ...]) -> None:
     ours = rewritten(make_stock(dtype), names)
     theirs = make_theirs(dtype)
@@ -113,6 +118,20 @@ def test_every_shape_and_condition_works(stock: StableVideoDiffusionPipeline, op
     assert distance(our_latents(ours, chosen), stock_latents(stock, chosen)) < BOUNDS[stock.unet.dtype]
     # The constants of that job do not outlive it.
     assert distance(our_latents(ours, params()), stock_latents(stock, params())) < BOUNDS[stock.unet.dtype]
+
+
+def test_residuals_apply_to_all_layers_with_what_they_need_and_to_fewer_without(
+    stock: StableVideoDiffusionPipeline,
+) -> None:
+    def count(names: Collection[str]) -> tuple[int, ...]:
+        modules = [type(module) for module in rewritten(stock, names).unet.modules()]
+        return tuple(map(modules.count, (AccumulatingBlock, AccumulatingTimeBlock, AccumulatingTransformer)))
+
+    layers = sum(type(module).__name__ == "TransformerSpatioTemporalModel" for module in stock.unet.modules())
+    assert layers > 0
+    assert count({*RESIDUALS_NEED, "residuals"}) == (layers, layers, layers)
+    for name in RESIDUALS_NEED:
+        assert min(count({*RESIDUALS_NEED, "residuals"} - {name})) == 0
 
 
 def test_levels_are_rounded_as_for_pil(stock: StableVideoDiffusionPipeline, theirs: tuple[Tensor, Tensor]) -> None:

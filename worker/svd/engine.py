@@ -1,6 +1,6 @@
 """A loaded SVD pipeline as the worker sees it: stages in order, out-of-memory back-off, and output checks.
 
-How a stage is computed is the engine tier's: `stock`, or `exact`, which is the default on CUDA.
+How a stage is computed is the engine tier's: `stock`, `exact`, which is the default on CUDA, or `fast`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class SvdPipeline:
         """See `VideoPipeline.generate`."""
         watch = Stopwatch()
         try:
-            with _translated_out_of_memory("denoising"):
+            with self._translated_out_of_memory("denoising", params):
                 latents = self._denoise(image, params, on_progress, watch)
             if not torch.isfinite(latents).all():
                 raise InvalidOutputError("the latents hold NaN or infinity after denoising")
@@ -105,11 +105,12 @@ class SvdPipeline:
             # The traceback's frames hold the job's tensors; without this they live until the caller is done with it.
             traceback.clear_frames(error.__traceback__)
             latents = None
-            if _is_device_loss(error):
-                # Whatever comes next would fail too, freeing memory included.
-                said = str(error).partition("\n")[0]
-                raise DeviceLostError(f"{self.info.device} failed: {said}") from error
-            self._free()
+            self._raise_if_lost(error)
+            try:
+                self._free()
+            except RuntimeError as failure:  # what failed on the device before is often told only now
+                self._raise_if_lost(failure)
+                raise
             raise
         # What the job took stays with this process for the next one: giving it back costs half a second.
         self.engine.free()
@@ -125,14 +126,13 @@ class SvdPipeline:
         """
         photo = PIL.Image.linear_gradient("L").resize((params.width, params.height)).convert("RGB")
         try:
-            with _translated_out_of_memory("warming up"):
+            with self._translated_out_of_memory("warming up", params):
                 latents = self._denoise(photo, params, _ignore, Stopwatch())
             self._decode(latents, params, _ignore)
         except OutOfMemoryError as error:
-            log.warning("%d × %d pixels and %d frames: %s", params.width, params.height, params.num_frames, error)
-        finally:
-            latents = None
-            self._free()
+            log.warning("%s", error)
+        latents = None
+        self._free()
 
     def _denoise(
         self, image: PIL.Image.Image, params: GenerationParams, on_progress: Progress, watch: Stopwatch
@@ -155,8 +155,8 @@ class SvdPipeline:
             except _DecodeOutOfMemoryError as error:
                 if chunk_size == 1:
                     raise OutOfMemoryError(
-                        f"out of memory on {self.info.device} while decoding frame by frame: ask for a smaller "
-                        "width and height, or set ANIMATIC_OFFLOAD"
+                        f"out of memory on {self.info.device} while decoding {params.width}×{params.height} frame by "
+                        f"frame: ask for a smaller width and height{self._remedy}"
                     ) from error
             self._free()
             chunk_size //= 2
@@ -184,12 +184,40 @@ class SvdPipeline:
         try:
             drift = measure_drift(self.engine.embed, frames, image)
         except (RuntimeError, MemoryError) as error:
+            if _is_device_loss(error):
+                raise
             log.warning("drift is not measured: %s", error)
             traceback.clear_frames(error.__traceback__)
             self._free()
             return None
         watch.lap("drift")
         return drift
+
+    @contextmanager
+    def _translated_out_of_memory(self, stage: str, params: GenerationParams) -> Iterator[None]:
+        try:
+            yield
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            size = f"{params.num_frames} frames of {params.width}×{params.height}"
+            raise OutOfMemoryError(
+                f"out of memory on {self.info.device} while {stage} {size}: "
+                f"ask for fewer or smaller frames{self._remedy}"
+            ) from _without_frames(error)
+
+    @property
+    def _remedy(self) -> str:
+        """What the operator can do, where there is something."""
+        if self.engine.device.type == "cpu" or self.info.offload == "sequential":
+            return ""
+        return ", or set ANIMATIC_OFFLOAD=sequential and ANIMATIC_ENGINE=stock, which need less memory and more time"
+
+    def _raise_if_lost(self, error: BaseException) -> None:
+        if _is_device_loss(error):
+            # Whatever comes next would fail too, freeing memory included.
+            said = str(error).partition("\n")[0]
+            raise DeviceLostError(f"{self.info.device} failed: {said}") from error
 
     def _free(self) -> None:
         """Give back all memory that is not the model's."""
@@ -220,18 +248,6 @@ def check_frames(frames: VideoFrames) -> None:
             raise InvalidOutputError(f"frame {index} is black (no level above {high} of 255)")
         if high - low <= _CONSTANT_SPAN:
             raise InvalidOutputError(f"frame {index} is constant (levels {low} to {high} of 255)")
-
-
-@contextmanager
-def _translated_out_of_memory(stage: str) -> Iterator[None]:
-    try:
-        yield
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise OutOfMemoryError(
-            f"out of memory while {stage}: ask for fewer or smaller frames, or set ANIMATIC_OFFLOAD"
-        ) from _without_frames(error)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -71,7 +71,7 @@ class FeatureReuse:
         unet = self.unet
         batch, frames = sample.shape[:2]
         shared = {
-            "temb": embed(unet, timestep, added_time_ids, batch).repeat_interleave(frames, dim=0),
+            "temb": embed_time(unet, timestep, added_time_ids, batch).repeat_interleave(frames, dim=0),
             "image_only_indicator": torch.zeros(batch, frames, dtype=sample.dtype, device=sample.device),
         }
         context = encoder_hidden_states.repeat_interleave(frames, dim=0)
@@ -93,7 +93,7 @@ class FeatureReuse:
         return (hidden.unflatten(0, (batch, frames)),)
 
     def _run_deep(self, hidden: Tensor, shared: dict[str, Tensor], context: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """All up to the last layers; returns their input and the skip connections that are left for them."""
+        """All up to the last layers, from [bt c h w]; returns their input and the skip connections left for them."""
         unet = self.unet
         skips = [hidden]
         for block in unet.down_blocks:
@@ -112,7 +112,7 @@ class FeatureReuse:
         return hidden, skips
 
     def _run_first(self, hidden: Tensor, shared: dict[str, Tensor], context: Tensor) -> list[Tensor]:
-        """The skip connections of the last layers alone."""
+        """The skip connections of the last layers alone, each [bt c h w]."""
         first = self.unet.down_blocks[0]
         skips = [hidden]
         for resnet, attention in list(zip(first.resnets, first.attentions, strict=True))[: self._layers - 1]:
@@ -121,8 +121,8 @@ class FeatureReuse:
         return skips
 
 
-def embed(unet: UNetSpatioTemporalConditionModel, timestep: Tensor, time_ids: Tensor, batch: int) -> Tensor:
-    """The time embedding, [b c]: of the noise level, and of what the video shall be like."""
+def embed_time(unet: UNetSpatioTemporalConditionModel, timestep: Tensor, time_ids: Tensor, batch: int) -> Tensor:
+    """The time embedding, [b c]: of the noise level, [], and of what the video shall be like, [b 3]."""
     dtype = time_ids.dtype
     embedding = unet.time_embedding(unet.time_proj(timestep.expand(batch)).to(dtype))
     conditions = unet.add_time_proj(time_ids.flatten()).reshape(batch, -1).to(dtype)

@@ -91,7 +91,7 @@ def denoise(
     guided_steps: int | None = None,
     advance: Advance | None = None,
 ) -> Tensor:
-    """From noise to latents, by Euler's method unless told otherwise; nothing in the loop waits for the device.
+    """From noise to latents, by Euler's method unless told otherwise; then nothing in the loop waits for the device.
 
     Args:
         on_step: called behind each step's launch, with the number of steps launched, from 1.
@@ -132,7 +132,7 @@ def predict(unet: Unet, scaled: Tensor, timestep: Tensor, conditioning: Conditio
 
 
 def guide(output: Tensor, scale: Tensor) -> Tensor:
-    """Classifier-free guidance: away from the unconditional branch, by frame.
+    """Classifier-free guidance: away from the unconditional branch, by frame; [2 t c h w] → [1 t c h w].
 
     Source: Ho & Salimans 2022 (arXiv:2207.12598), equation 6; the scale that rises over the frames, arXiv:2311.15127.
     """
@@ -141,7 +141,7 @@ def guide(output: Tensor, scale: Tensor) -> Tensor:
 
 
 def euler_step(latents: Tensor, prediction: Tensor, sigma: Tensor, next_sigma: Tensor) -> Tensor:
-    """One step of Euler's method.
+    """One step of Euler's method, [1 t c h w]; both noise levels are scalars.
 
     Source: Karras et al. 2022 (arXiv:2206.00364), algorithm 1 with S_churn = 0.
     """
@@ -153,6 +153,8 @@ def consistency_step(
     latents: Tensor, prediction: Tensor, sigma: Tensor, next_sigma: Tensor, *, generator: torch.Generator
 ) -> Tensor:
     """All the way to the image, and back to the next noise level with new noise: for distilled checkpoints.
+
+    The noise is drawn on the CPU, so that all devices get the same. Shapes as for `euler_step`.
 
     Source: Song et al. 2023 (arXiv:2303.01469), algorithm 1, with an ε that is too small to matter.
     """

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+
+from shared.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
 
@@ -21,5 +25,7 @@ def use_kernel_cache(directory: Path) -> None:
         tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
         log.warning("compiled kernels are not kept: %s: %s", directory, error.strerror)
-        directory = Path(tempfile.mkdtemp(prefix="animatic-kernels-"))
+        held = ExitStack()
+        directory = held.enter_context(scratch_folder("kernels"))
+        atexit.register(held.close)
     os.environ.setdefault("TRITON_CACHE_DIR", str(directory))

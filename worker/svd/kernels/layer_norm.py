@@ -30,7 +30,7 @@ def layer_norm_reference(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor
 def layer_norm(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Normalize each token of `x + offset` over its features; scale and shift.
 
-    A compiler reads each token two or three times once an offset is broadcast into it.
+    Separate operators would read each token two or three times.
 
     Args:
         x: [n tokens c], contiguous.

@@ -1,7 +1,8 @@
 """Rewrites of diffusers' SVD modules that leave the output as it is, rounding aside.
 
 Each is one function that changes the modules in place and can be left out, so that a reader (and `bench.svd_speed
---without`) sees what it buys. They compose in the order of `REWRITES`.
+--without`) sees what it buys. They compose in the order of `REWRITES`; `residuals` changes only layers that others
+have changed before (`RESIDUALS_NEED`).
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ REWRITES: dict[str, Rewrite] = {
     "residuals": Rewrite(unet=accumulate_residuals),
     "decoder-attention": Rewrite(vae=split_decoder_attention),
 }
+
+
+#: without one of these, `residuals` applies to some layers only; without one of the first two, to none.
+RESIDUALS_NEED = ("qkv", "cross-attention", "blenders", "time-attention", "channels-last")
 
 
 def rewrite(
