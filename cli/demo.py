@@ -64,7 +64,7 @@ def demo(photo: Path, model: str, output: Path, data_dir: Path | None, as_json: 
     """
     if output.is_dir():
         output /= "animatic-demo.mp4"
-    _check_photo(photo)
+    size = _check_photo(photo)
     load_settings()  # a misspelt variable is better told before everything is started
     interrupts = Interrupts()
     started = time.monotonic()
@@ -75,7 +75,7 @@ def demo(photo: Path, model: str, output: Path, data_dir: Path | None, as_json: 
         failed = True
         try:
             stack.start()
-            result = _beside(stack, interrupts, lambda: _make_video(stack, receiver, photo, output))
+            result = _beside(stack, interrupts, lambda: _make_video(stack, receiver, photo, size, output))
             failed = False
         finally:
             stack.stop()
@@ -96,15 +96,21 @@ def demo(photo: Path, model: str, output: Path, data_dir: Path | None, as_json: 
         click.echo(f"video: {output}")
 
 
-def _check_photo(photo: Path) -> None:
-    """The API decides what it takes; this tells what is no image at all before everything is started."""
+def _check_photo(photo: Path) -> tuple[int, int]:
+    """The API decides what it takes; this tells what is no whole image before everything is started.
+
+    Returns:
+        Width and height as the photo is looked at, px.
+    """
     import PIL.Image
+    import PIL.ImageOps
 
     try:
-        PIL.Image.open(photo).close()
+        with PIL.Image.open(photo) as image:
+            return PIL.ImageOps.exif_transpose(image).size
     except PIL.UnidentifiedImageError:
         raise CommandError(f"{photo} is not an image; a photo as JPEG, PNG or WebP would be", ExitCode.USAGE) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise CommandError(f"{photo} cannot be read as an image: {error}", ExitCode.USAGE) from None
 
 
@@ -150,10 +156,15 @@ def _beside(stack: Stack, interrupts: Interrupts, work: Callable[[], dict[str, A
     return results[0] if results else None
 
 
-def _make_video(stack: Stack, receiver: WebhookReceiver, photo: Path, output: Path) -> dict[str, Any]:
+def _make_video(
+    stack: Stack, receiver: WebhookReceiver, photo: Path, size: tuple[int, int], output: Path
+) -> dict[str, Any]:
     with Client(stack.place) as client:
         job = create_job(client, str(photo), {"webhook_url": receiver.url})
         note(f"{job['id']} accepted: {photo} at {stack.place.url}")
+        width, height = job["params"]["width"], job["params"]["height"]
+        if size[0] * height != size[1] * width:
+            note(f"{job['model']} makes videos of {width}×{height}: the photo, {size[0]}×{size[1]}, is cropped to that")
         job = show_progress(follow(client, job["id"]))
         require_success(job)
         result = job["result"]

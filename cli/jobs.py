@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -10,6 +10,7 @@ import click
 from cli.client import Client, path_to
 from cli.options import as_json, talks_to_api, timeout_option
 from cli.output import (
+    Job,
     describe_job,
     is_interactive,
     print_json,
@@ -35,12 +36,22 @@ def watch(client: Client, job: str, timeout: float | None, as_json: bool) -> Non
     """
     from cli.follow import follow
 
-    last = show_progress(follow(client, job, timeout_s=timeout))
+    last = show_progress(_warn_if_waiting(client, follow(client, job, timeout_s=timeout)))
     if as_json:
         print_json(last)
     require_success(last)
     if not as_json:
         click.echo(f"{last['id']} succeeded")
+
+
+def _warn_if_waiting(client: Client, states: Iterator[Job]) -> Iterator[Job]:
+    """Pass on a job's states; say so if it begins by waiting for a worker that is not there."""
+    from cli.submit import warn_if_unserved
+
+    for number, job in enumerate(states):
+        if number == 0 and job["status"] == "queued":
+            warn_if_unserved(client, job["model"], job["id"])
+        yield job
 
 
 @click.command("list")

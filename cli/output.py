@@ -39,6 +39,8 @@ def printable(text: str) -> str:
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Columns as wide as their widest cell; whole values, so that they can be copied."""
     cells = [["-" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    if not cells:
+        note("there are none")
     widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
     for line in [list(headings), *cells]:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

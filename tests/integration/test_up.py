@@ -92,7 +92,7 @@ def up(folder: Path) -> Iterator[Up]:
 @pytest.fixture
 def photo(folder: Path) -> Path:
     path = folder / "photo.png"
-    Image.linear_gradient("L").resize((320, 160)).convert("RGB").save(path)
+    Image.linear_gradient("L").resize((320, 200)).convert("RGB").save(path)
     return path
 
 
@@ -199,6 +199,7 @@ def test_demo_leaves_a_playable_video_and_nothing_else(photo: Path, folder: Path
     done = run("demo", str(photo), "-o", str(output))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"video: {output}"
+    assert "tiny makes videos of 256×128: the photo, 320×200, is cropped to that" in done.stderr
     assert "webhook received and verified" in done.stderr
     assert re.search(r"on the worker: .*denoise \d+\.\d s", done.stderr)
     video = probe_mp4(output)
@@ -206,11 +207,17 @@ def test_demo_leaves_a_playable_video_and_nothing_else(photo: Path, folder: Path
     assert sorted(path.name for path in folder.iterdir()) == ["demo.mp4", "photo.png"]
 
 
-def test_demo_of_what_is_no_image_says_so(folder: Path) -> None:
-    (folder / "no-photo.jpg").write_text("hello")
-    done = run("demo", str(folder / "no-photo.jpg"), "-o", str(folder / "demo.mp4"))
+@pytest.mark.parametrize("part", [0, 0.5])
+def test_demo_of_what_is_no_whole_image_says_so_before_it_starts_anything(
+    photo: Path, folder: Path, part: float
+) -> None:
+    data = photo.read_bytes()
+    damaged = folder / "damaged.png"
+    damaged.write_bytes(data[: int(len(data) * part)])
+    done = run("demo", str(damaged), "-o", str(folder / "demo.mp4"))
     assert done.returncode == ExitCode.USAGE
-    assert done.stderr.splitlines()[-1].startswith("error: ")
+    (error,) = done.stderr.splitlines()
+    assert error.startswith(f"error: {damaged} ")
     assert not (folder / "demo.mp4").exists()
 
 

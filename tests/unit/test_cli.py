@@ -459,7 +459,23 @@ def test_watch_follows_the_stream_and_reconnects_where_it_broke(api: FakeApi) ->
     done = run(api, "watch", "job_1")
     assert (done.exit_code, done.stdout) == (0, "job_1 succeeded\n")
     assert "job_1: denoise 3/10" in done.stderr
-    assert [request.headers.get("Last-Event-ID") for request in api.requests] == [None, "1"]
+    streams = [request for request in api.requests if request.path.endswith("/events")]
+    assert [request.headers.get("Last-Event-ID") for request in streams] == [None, "1"]
+
+
+def test_watch_says_at_once_that_no_worker_serves_the_jobs_model(api: FakeApi) -> None:
+    api.routes["GET", "/v1/models/svd-xt"] = Answer({"id": "svd-xt", "workers": 0})
+    api.routes["GET", "/v1/jobs/job_1/events"] = Answer(sse(job(model="svd-xt"), job("succeeded", model="svd-xt")))
+    done = run(api, "watch", "job_1")
+    assert done.exit_code == 0
+    assert done.stderr.startswith("warning: no worker serves svd-xt right now, so job_1 waits")
+
+
+def test_an_empty_list_says_so_beside_its_headings(api: FakeApi) -> None:
+    api.routes["GET", "/v1/jobs"] = Answer({"object": "list", "data": [], "last_id": None, "has_more": False})
+    done = run(api, "list")
+    assert done.stdout.split() == ["ID", "STATUS", "MODEL", "CREATED", "IMAGE", "LABELS"]
+    assert done.stderr == "there are none\n"
 
 
 def test_watch_polls_where_streams_do_not_get_through(api: FakeApi) -> None:
