@@ -63,8 +63,15 @@ class Stack:
         Raises:
             StartupError: something cannot start; one sentence, and the exit code to end with.
         """
+        # What is wrong with what was asked for is better told before anything is started.
         entry = find_entry(self.options.model)
-        load_settings()  # a misspelt variable is better told before anything is started
+        if entry.directory and not Path(entry.directory).expanduser().is_dir():
+            raise StartupError(
+                f"model {entry.name}: there is no directory {entry.directory}; give one with a checkpoint in "
+                "diffusers' format",
+                exit_code=ExitCode.MODEL_UNAVAILABLE,
+            )
+        load_settings()
         if not _is_loopback(self.options.host) and not self.folder.has_key():
             raise StartupError(
                 f"listening on {self.options.host} opens the service to the network, and there is no API key yet: set "

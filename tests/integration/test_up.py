@@ -157,11 +157,20 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(folder: Path) ->
 
 
 def test_a_worker_that_cannot_start_ends_up_with_its_sentence_and_code(folder: Path) -> None:
-    done = run("up", "--port", "0", "--data-dir", str(folder / "data"), "--model", str(folder / "no-model"))
-    assert done.returncode == ExitCode.MODEL_UNAVAILABLE
+    (folder / "empty").mkdir()
+    done = run("up", "--port", "0", "--data-dir", str(folder / "data"), "--model", str(folder / "empty"))
+    assert done.returncode == ExitCode.MODEL_INVALID
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ")
-    assert str(folder / "no-model") in last
+    assert str(folder / "empty") in last
+
+
+def test_a_model_whose_directory_is_missing_is_told_before_anything_starts(folder: Path) -> None:
+    done = run("up", "--port", "0", "--data-dir", str(folder / "data"), "--model", str(folder / "no-model"))
+    assert done.returncode == ExitCode.MODEL_UNAVAILABLE
+    (error,) = done.stderr.splitlines()
+    assert error.startswith(f"error: model no-model: there is no directory {folder / 'no-model'};")
+    assert not (folder / "data").exists()
 
 
 def maintains(process: psutil.Process) -> bool:
