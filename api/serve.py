@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import sys
-import tempfile
 from typing import Any, NoReturn
 
 from gunicorn.app.base import BaseApplication
@@ -15,6 +13,7 @@ from shared.environment import load_settings
 from shared.errors import StartupError
 from shared.exit_codes import ExitCode
 from shared.processes import die_with_parent
+from shared.scratch import remove_left_folders, scratch_folder
 from shared.settings import Settings
 
 #: streams end by themselves within a second of SIGTERM; this is for uploads that are under way.
@@ -79,22 +78,19 @@ def main() -> None:
         settings = load_settings()
     except StartupError as error:
         _end(error)
-    folder = tempfile.mkdtemp(prefix="animatic-metrics-")
-    # prometheus_client looks at this once, when it is imported: so the app is imported only now.
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-    owner = os.getpid()
-    try:
-        from api.wsgi import make_app
+    remove_left_folders()
+    # gunicorn forks in `run`, and its workers leave through here too.
+    with scratch_folder("metrics") as folder:
+        # prometheus_client looks at this once, when it is imported: so the app is imported only now.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+        try:
+            from api.wsgi import make_app
 
-        make_app()  # a wrong setting is one sentence here, not a crash loop of workers
-        _check_port(settings)
-        Server(settings).run()
-    except StartupError as error:
-        _end(error)
-    finally:
-        # gunicorn forks in `run`, and its workers leave through here too.
-        if os.getpid() == owner:
-            shutil.rmtree(folder, ignore_errors=True)
+            make_app()  # a wrong setting is one sentence here, not a crash loop of workers
+            _check_port(settings)
+            Server(settings).run()
+        except StartupError as error:
+            _end(error)
 
 
 def _check_port(settings: Settings) -> None:

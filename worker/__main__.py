@@ -11,12 +11,10 @@ import logging
 import os
 import socket
 import sys
-import tempfile
 import threading
 import time
 import warnings
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +26,7 @@ from shared.database import Sessions, make_engine, make_sessions
 from shared.environment import load_settings
 from shared.errors import DatabaseError, StartupError
 from shared.ids import new_id
+from shared.scratch import scratch_folder
 from shared.settings import Settings
 from worker.app import make_app
 from worker.log import configure_logging
@@ -48,8 +47,8 @@ def run_worker(settings: Settings) -> int:
     check_model(settings, entry)
     worker_id = new_id()
     sessions = make_sessions(make_engine(settings, pool_size=1, application="animatic-worker-parent"))
-    with tempfile.TemporaryDirectory(prefix="animatic-worker-") as folder:
-        failure_file = Path(folder) / "failure.json"
+    with scratch_folder("worker") as folder:
+        failure_file = folder / "failure.json"
         os.environ[WORKER_ID_VARIABLE] = str(worker_id)
         os.environ[FAILURE_FILE_VARIABLE] = str(failure_file)
 

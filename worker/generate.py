@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from shared.errors import DeviceLostError, StorageError, UndecodableImageError
 from shared.ids import show_id
 from shared.jobs.claim import Claim, claim_job
 from shared.objects import ObjectMissingError
+from shared.scratch import scratch_folder
 from shared.states import Phase
 from worker.attempt import Attempt, Services
 from worker.busy import BusyTime
@@ -74,7 +74,7 @@ class Generator:
                 return False
             log.info("%s attempt %d starts", show_id("job", claim.job_id), claim.attempt)
             lease = held.enter_context(Lease(self.engine, claim, settings))
-            attempt = Attempt(self.services, claim, lease, Path(folder))
+            attempt = Attempt(self.services, claim, lease, folder)
             try:
                 generation = self._generate(attempt)
                 self.finisher.await_turn(attempt)
@@ -132,7 +132,7 @@ def _finish(attempt: Attempt, generation: Generation, info: PipelineInfo, held: 
 
 
 @contextmanager
-def _make_folder(*, results: int) -> Iterator[str]:
+def _make_folder(*, results: int) -> Iterator[Path]:
     """A folder on the worker's disk for one attempt.
 
     Args:
@@ -141,12 +141,12 @@ def _make_folder(*, results: int) -> Iterator[str]:
     Raises:
         StorageError: there is no room.
     """
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="animatic-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise StorageError(f"cannot make a temporary folder: {error.strerror}") from error
-    with folder as name:
-        free, needed = shutil.disk_usage(name).free, results * _ROOM_BYTES
+    with ExitStack() as held:
+        try:
+            folder = held.enter_context(scratch_folder("attempt"))
+        except OSError as error:
+            raise StorageError(f"cannot make a temporary folder: {error.strerror}") from error
+        free, needed = shutil.disk_usage(folder).free, results * _ROOM_BYTES
         if free < needed:
             raise StorageError(f"the temporary folder's disk has {free} bytes left; {needed} are needed")
-        yield name
+        yield folder

@@ -15,6 +15,7 @@ from shared.environment import load_settings
 from shared.errors import StartupError, TransientError
 from shared.objects import open_store
 from shared.outbound import OutboundGuard
+from shared.scratch import remove_left_folders
 from shared.settings import Settings
 from worker.log import configure_logging
 from worker.maintenance.collect import collect_orphans, expire_results
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 def maintain(settings: Settings, stopping: threading.Event) -> None:
     """Run rounds until told to stop."""
+    remove_left_folders()
     engine = make_engine(settings, pool_size=20, application="animatic-maintainer")
     sessions = make_sessions(engine)
     store = open_store(settings)

@@ -26,6 +26,7 @@ from shared.environment import load_settings
 from shared.errors import DeviceLostError, StartupError, TransientError
 from shared.exit_codes import ExitCode
 from shared.objects import open_store
+from shared.scratch import remove_left_folders
 from worker.attempt import Services
 from worker.generate import Generator
 from worker.load import load
@@ -62,6 +63,7 @@ def _start(**_: Any) -> None:
 
 def _load() -> None:
     settings = load_settings()
+    remove_left_folders()  # such as those of the child before this one
     entry = find_entry(settings.model)
     pipeline = load(settings, entry)
     engine = make_engine(settings, application="animatic-worker")

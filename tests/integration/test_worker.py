@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -202,3 +204,32 @@ def test_workers_say_that_they_are_here(service: Service, sessions) -> None:
         session.execute(update(Worker).values(ready=False))
     eventually(lambda: service.request("GET", "/v1/models/double").json()["workers"] == 1)  # it says so again
     assert os.path.exists(f"/proc/{worker.pid}")
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The temporary directory of processes that are started from now on; its path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="left-") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+def test_what_killed_processes_left_on_the_disk_is_removed_by_the_next_ones(
+    service: Service, rocket: bytes, temporary: Path
+) -> None:
+    def folders() -> set[Path]:
+        return set(temporary.glob("animatic-scratch-*"))
+
+    service.start_all()
+    worker = service.processes[-1]
+    job = service.submit(rocket, num_inference_steps=100)
+    await_step(service, job["id"])
+    (attempt,) = temporary.glob("animatic-scratch-attempt-*")
+    worker.pool_child().kill()
+    eventually(lambda: not attempt.exists(), within_s=60)  # another child has started
+
+    service.stop_all()
+    left = folders()
+    assert {path.name.split("-")[2] for path in left} >= {"metrics", "worker"}
+    service.start_worker()
+    assert not left & folders()

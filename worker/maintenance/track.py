@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import closing
@@ -20,6 +19,7 @@ from shared.database import Sessions, db_now, translated_errors
 from shared.errors import TransientError
 from shared.ids import show_id
 from shared.objects import ObjectStore
+from shared.scratch import scratch_folder
 from shared.settings import Settings
 from shared.tables import Experiment, ExperimentCell, Job
 from worker.tracking.child import TrackingError, check_installed, run_child
@@ -60,8 +60,8 @@ def track_experiments(sessions: Sessions, store: ObjectStore, settings: Settings
     logged = 0
     try:
         check_installed()
-        with tempfile.TemporaryDirectory(prefix="animatic-wandb-") as folder:
-            order = _take_order(sessions, store, settings, claim, Path(folder))
+        with scratch_folder("wandb") as folder:
+            order = _take_order(sessions, store, settings, claim, folder)
             if order.runs:
                 with closing(run_child(order, settings, stopping)) as reports:
                     for reported in reports:
