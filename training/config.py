@@ -66,6 +66,13 @@ class StageConfig:
         """Steps between two preparations of data; checkpoints fall on these borders."""
         return self.reuse * sum(size.batches for size in self.sizes)
 
+    def interleave(self) -> list[ClipSize]:
+        """The kinds of a chunk's batches, each `batches` times, evenly spread over the chunk."""
+        sizes = [size for size in self.sizes for _ in range(size.batches)]
+        # Multiples of the golden ratio, modulo 1, are spread evenly however many there are.
+        order = sorted(range(len(sizes)), key=lambda index: (index * 0.6180339887) % 1)
+        return [sizes[index] for index in order]
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -75,7 +82,7 @@ class DataConfig:
     scenes: int = 320
     #: views of photos in the bank at a time.
     photo_views: int = 256
-    #: size of a still; a half-size copy is kept beside it.
+    #: size of a still; views are taken of it as it is, or halved.
     still_width: int = 768
     still_height: int = 512
     #: shapes in a procedural scene.

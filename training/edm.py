@@ -33,6 +33,7 @@ class Preconditioning:
     EulerDiscreteScheduler computes the same D from F when `prediction_type` is `v_prediction`.
     """
 
+    #: c_skip, c_out and c_in, [b 1 1 1 1] each.
     skip: Tensor
     out: Tensor
     into: Tensor
@@ -41,7 +42,7 @@ class Preconditioning:
 
     @classmethod
     def of(cls, sigma: Tensor) -> Preconditioning:
-        """Args: sigma: [b], > 0. The first three come as [b 1 1 1 1]."""
+        """The coefficients for noise levels sigma, [b], > 0."""
         wide = sigma.reshape(-1, 1, 1, 1, 1)
         root = torch.sqrt(wide**2 + 1)
         return cls(skip=1 / root**2, out=-wide / root, into=1 / root, noise=0.25 * torch.log(sigma))

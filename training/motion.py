@@ -103,8 +103,3 @@ def warp(images: Tensor, grid: Tensor) -> Tensor:
         repeated, (grid * scale).flatten(0, 1), mode="bicubic", padding_mode="reflection", align_corners=False
     )
     return warped.unflatten(0, (batch, frames))
-
-
-def mean_way(grid: Tensor) -> Tensor:
-    """How far pixels have come from their places in the first frame's grid, on average, in px, [b t]."""
-    return (grid - grid[:, :1]).norm(dim=-1).mean(dim=(2, 3))

@@ -109,7 +109,7 @@ class Run:
 
     def _train_vae(self) -> bool:
         vae = build_vae(self.preset.model)
-        stage = VaeStage(vae, self._stills(), self.preset.vae, self.preset.seed, self.device)
+        stage = VaeStage(vae, self.preset.model, self._stills(), self.preset.vae, self.preset.seed, self.device)
         if not self._loop(stage):
             return False
         vae.requires_grad_(False)

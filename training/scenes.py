@@ -24,6 +24,7 @@ def draw_scenes(count: int, width: int, height: int, shapes: int, generator: tor
 
 
 def _draw(count: int, width: int, height: int, shapes: int, generator: torch.Generator) -> Tensor:
+    """One batch of scenes, [count 3 height width], range [-1, 1]."""
     device = generator.device
     y = torch.linspace(-1, 1, height, device=device)[:, None] * (height / width)
     x = torch.linspace(-1, 1, width, device=device)[None, :]

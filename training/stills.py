@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import lru_cache
 from pathlib import Path
 
 import PIL.Image
@@ -18,7 +19,7 @@ PHOTOS = Path(__file__).parent / "photos"
 
 
 class Stills:
-    """A bank of stills at two scales, of which a part is renewed from time to time.
+    """A bank of stills, all of one size, of which a part is renewed from time to time.
 
     What is in it depends on the seed, the photos and how often it was renewed, and on nothing else.
     """
@@ -49,7 +50,8 @@ class Stills:
 
         chosen = torch.randint(len(self._images), (count,), generator=generator, device=device)
         still_height, still_width = self._images.shape[-2:]
-        # Steps between samples, in px of the still: up to 2 in the half-size copy's stead, which is already smooth.
+        # `step` is the way between samples, in px of the still. Most views sample the halved still, which is smooth
+        # enough for ways twice as long.
         halved = draw(0, 1) < 0.6
         most = torch.where(halved, 2.4, 1.2).clamp(max=0.98 * min(still_width / width, still_height / height))
         step = most * (0.5 + 0.5 * draw(0, 1))
@@ -113,12 +115,10 @@ class Stills:
         draw = random.Random(self._seed + 104729 * number)  # noqa: S311
         size = (config.still_width, config.still_height)
         stills = torch.empty(count, 3, config.still_height, config.still_width, dtype=torch.float16)
-        photos: dict[Path, PIL.Image.Image] = {}
+        opened = lru_cache(maxsize=32)(open_photo)
         for row in range(count):
             path = self._photos[draw.randrange(len(self._photos))]
-            if path not in photos:
-                photos = {path: open_photo(path), **dict(list(photos.items())[:31])}
-            stills[row] = to_tensor(_random_part(photos[path], size, draw))
+            stills[row] = to_tensor(_random_part(opened(path), size, draw))
         return stills.to(self._device)
 
 

@@ -69,9 +69,7 @@ class TemporalDecoderStage:
     def prepare(self, chunk: int) -> Sequence[Callable[[torch.Generator], tuple[Tensor, int]]]:
         """See `Stage`."""
         self._stills.renew_to(chunk)
-        sizes = [size for size in self._config.sizes for _ in range(size.batches)]
-        order = sorted(range(len(sizes)), key=lambda index: (index * 0.6180339887) % 1)
-        return [self._step(sizes[index]) for index in order]
+        return [self._step(size) for size in self._config.interleave()]
 
     def _step(self, size: ClipSize) -> Callable[[torch.Generator], tuple[Tensor, int]]:
         def compute(generator: torch.Generator) -> tuple[Tensor, int]:
@@ -86,6 +84,7 @@ class TemporalDecoderStage:
 
     @torch.no_grad()
     def _draw(self, size: ClipSize, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Frames [b t 3 H W], range [-1, 1], and their latents [b t c h w]."""
         clips = make_clips(
             self._stills, self._embedder, size.batch, size.num_frames, size.width, size.height, generator
         )

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor, nn
 
-from training.config import ClipSize, StageConfig
+from training.config import ClipSize, ModelConfig, StageConfig
 from training.losses import latent_loss, picture_loss
 from training.metrics import psnr
 from training.models import decode_frames
@@ -40,14 +40,19 @@ class VaeStage:
     name = "vae"
 
     def __init__(
-        self, vae: AutoencoderKLTemporalDecoder, stills: Stills, config: StageConfig, seed: int, device: torch.device
+        self,
+        vae: AutoencoderKLTemporalDecoder,
+        model: ModelConfig,
+        stills: Stills,
+        config: StageConfig,
+        seed: int,
+        device: torch.device,
     ) -> None:
+        self._model = model
         self._stills = stills
         self._config = config
         self._seed = seed
         self._device = device
-        self._factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        self._channels = vae.config.latent_channels
         self.network: nn.Module = Autoencoder(vae.to(device))
         vae.requires_grad_(False)
         for part in (vae.encoder, vae.quant_conv):
@@ -62,15 +67,13 @@ class VaeStage:
     def prepare(self, chunk: int) -> Sequence[Callable[[torch.Generator], tuple[Tensor, int]]]:
         """See `Stage`."""
         self._stills.renew_to(chunk)
-        sizes = [size for size in self._config.sizes for _ in range(size.batches)]
-        # Kinds take turns, evenly spread.
-        order = sorted(range(len(sizes)), key=lambda index: (index * 0.6180339887) % 1)
-        return [self._step(sizes[index]) for index in order]
+        return [self._step(size) for size in self._config.interleave()]
 
     def _step(self, size: ClipSize) -> Callable[[torch.Generator], tuple[Tensor, int]]:
         def compute(generator: torch.Generator) -> tuple[Tensor, int]:
             images = self._stills.views(size.batch, size.width, size.height, generator)
-            shape = (size.batch, self._channels, size.height // self._factor, size.width // self._factor)
+            factor = self._model.vae_factor
+            shape = (size.batch, self._model.latent_channels, size.height // factor, size.width // factor)
             noise = torch.randn(shape, generator=generator, device=self._device)
             level = torch.rand(size.batch, 1, 1, 1, generator=generator, device=self._device) * _LATENT_NOISE
             dtype = next(self.network.parameters()).dtype
