@@ -19,7 +19,7 @@ from training.embedding import ImageEmbedder
 from training.gates import Gate, check_gates
 from training.metrics import flicker, mean_flow, psnr, ssim
 from training.motion import CameraMotion, amounts, sampling_grid, warp
-from training.pictures import find_photos, load_picture, to_image
+from training.pictures import load_picture, to_image
 
 FPS = 7
 BUCKETS = (20, 127, 255)
@@ -142,7 +142,7 @@ class Evaluator:
         return measures, frames
 
 
-def evaluate(checkpoint: Path, photos: Path, output: Path, how: Settings) -> int:
+def evaluate(checkpoint: Path, photos: list[Path], output: Path, how: Settings) -> int:
     """Measure, print the tables, write them with contact sheets into a folder.
 
     Returns:
@@ -153,7 +153,7 @@ def evaluate(checkpoint: Path, photos: Path, output: Path, how: Settings) -> int
     evaluator = Evaluator(checkpoint, how.num_frames, how.steps, device)
     output.mkdir(parents=True, exist_ok=True)
     found: list[Measures] = []
-    for path in find_photos(photos):
+    for path in photos:
         picture = load_picture(path, how.width, how.height).to(device)
         wanted = [(bucket, 0.02) for bucket in BUCKETS] + [(127, noise) for noise in NOISE_STRENGTHS[1:]]
         for bucket, noise in wanted:

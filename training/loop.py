@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +15,10 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from training.config import StageConfig
+from training.errors import TrainingError, reading
+from training.log import StageLog
 from training.schedule import Schedule
+from training.tensors import BEGIN_ANEW, load_state, save_state
 from training.weights import TrainedWeights
 
 _REPORT_EVERY_S = 10.0
@@ -60,15 +60,16 @@ class _Progress:
 
 
 def train(
-    stage: Stage, config: StageConfig, folder: Path, accelerator: Accelerator, dtype: torch.dtype, seed: int,
-    limits: Limits, started_at: float,
+    stage: Stage, config: StageConfig, state: Path, log: StageLog, accelerator: Accelerator, dtype: torch.dtype,
+    seed: int, limits: Limits, started_at: float,
 ) -> bool:  # fmt: skip
     """Train a stage to its end, or to the limit of this process, and save.
 
     Args:
         stage: what to train; its network ends with the averaged weights when the stage is done.
         config: its optimisation.
-        folder: of its checkpoints and log.
+        state: the file that it is saved in and goes on from.
+        log: of the stage.
         accelerator: devices and processes.
         dtype: that the network computes in.
         seed: of everything random, together with step and process.
@@ -77,13 +78,18 @@ def train(
 
     Returns:
         Whether the stage is done.
+
+    Raises:
+        TrainingError: the loss is no number any more, or the state cannot be read or written.
     """
     weights = TrainedWeights(stage.network, config.learning_rate, config.weight_decay, dtype)
     schedule = Schedule(limits.steps or config.steps, config.warmup_steps, config.decay)
     progress = _Progress()
-    _resume(folder, weights, schedule, progress, limits)
+    if state.exists():
+        _resume(state, weights, schedule, progress, limits)
+        log.say(f"goes on from step {progress.step} of {schedule.total}")
+    log.drop_beyond(progress.step)
     stage.network = accelerator.prepare_model(stage.network)
-    log = _Log(folder, accelerator.is_main_process, stage.name)
     per_chunk = config.steps_per_chunk
     saved_at = progress.reported_at = time.monotonic()
     device = accelerator.device
@@ -106,7 +112,7 @@ def train(
             progress.samples += samples * accelerator.num_processes
             if time.monotonic() - progress.reported_at > _REPORT_EVERY_S or progress.step == schedule.total:
                 elapsed_s = progress.elapsed_s + time.monotonic() - chunk_began
-                log.report(progress, schedule, config.learning_rate, float(norm), elapsed_s)
+                _report(log, progress, schedule, config.learning_rate, float(norm), elapsed_s)
         now = time.monotonic()
         progress.elapsed_s += now - chunk_began
         if limits.minutes is not None and chunk > 0:
@@ -115,10 +121,15 @@ def train(
             schedule.total = int(broadcast(torch.tensor([schedule.total], device=device)))
         # All processes must agree on when to stop.
         late = limits.stop_after_s is not None and now - started_at + (now - chunk_began) > limits.stop_after_s
-        must_stop = bool(broadcast(torch.tensor([late], device=device)))
-        if must_stop or now - saved_at > config.checkpoint_every_s or progress.step >= schedule.total:
+        due = now - saved_at > config.checkpoint_every_s or progress.step >= schedule.total
+        diverged = not bool(torch.stack([*progress.losses, norm]).isfinite().all())
+        votes = torch.tensor([late, due, diverged], dtype=torch.float32, device=device)
+        must_stop, must_save, diverged = (accelerator.reduce(votes, "sum") > 0).tolist()
+        if diverged:
+            raise _divergence(progress.step)
+        if must_stop or must_save:
             if accelerator.is_main_process:
-                _save(folder, weights, schedule, progress)
+                _save(state, weights, schedule, progress)
             saved_at = time.monotonic()
         if must_stop and progress.step < schedule.total:
             log.say(f"stopped at step {progress.step} of {schedule.total}; the same command goes on from here")
@@ -144,8 +155,7 @@ def _seed_of(seed: int, stage: str, step: int, process: int) -> int:
     return value
 
 
-def _save(folder: Path, weights: TrainedWeights, schedule: Schedule, progress: _Progress) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _save(path: Path, weights: TrainedWeights, schedule: Schedule, progress: _Progress) -> None:
     state = {
         "step": progress.step,
         "total": schedule.total,
@@ -154,75 +164,64 @@ def _save(folder: Path, weights: TrainedWeights, schedule: Schedule, progress: _
         "average": weights.average(),
         "optimizer": weights.optimizer.state_dict(),
     }
-    partial = folder / "state.partial"
-    torch.save(state, partial)
-    os.replace(partial, folder / "state.pt")
+    save_state(state, path)
 
 
-def _resume(folder: Path, weights: TrainedWeights, schedule: Schedule, progress: _Progress, limits: Limits) -> None:
-    path = folder / "state.pt"
-    if not path.exists():
-        return
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    # A slim copy has only the average, which is as good to go on from.
-    weights.load(state.get("masters", state["average"]), state["average"])
-    progress.step, progress.elapsed_s = state["step"], state["elapsed_s"]
-    if limits.minutes is not None:
-        schedule.total = state["total"]
-    if "optimizer" in state:
-        weights.optimizer.load_state_dict(state["optimizer"])
-    else:
-        schedule.cold_at = progress.step
+def _resume(path: Path, weights: TrainedWeights, schedule: Schedule, progress: _Progress, limits: Limits) -> None:
+    with reading(path, BEGIN_ANEW):
+        state = load_state(path)
+        # A slim copy has only the average, which is as good to go on from.
+        weights.load(state.get("masters", state["average"]), state["average"])
+        progress.step, progress.elapsed_s = state["step"], state["elapsed_s"]
+        if limits.minutes is not None:
+            schedule.total = state["total"]
+        if "optimizer" in state:
+            weights.optimizer.load_state_dict(state["optimizer"])
+        else:
+            schedule.cold_at = progress.step
 
 
-class _Log:
-    """Lines for people on stderr, and lines of JSON in the stage's folder."""
+def _report(
+    log: StageLog, progress: _Progress, schedule: Schedule, learning_rate: float, norm: float, elapsed_s: float
+) -> None:
+    """Tell how it goes; waits for the device.
 
-    def __init__(self, folder: Path, active: bool, stage: str) -> None:
-        self._path = folder / "log.jsonl"
-        self._active = active
-        self._stage = stage
-        if active:
-            folder.mkdir(parents=True, exist_ok=True)
+    Args:
+        log: of the stage.
+        progress: its counts since the last report begin anew.
+        schedule: of the stage.
+        learning_rate: the highest.
+        norm: of the last step's gradients.
+        elapsed_s: of the whole stage, with what prepared its chunks: what is left goes by its mean pace.
+    """
+    loss = float(torch.stack(progress.losses).float().mean())
+    if not math.isfinite(loss):
+        raise _divergence(progress.step)
+    now = time.monotonic()
+    seconds = max(now - progress.reported_at, 1e-9)
+    rate = learning_rate * schedule.factor(progress.step - 1)
+    per_second = progress.samples / seconds
+    left_s = (schedule.total - progress.step) * elapsed_s / progress.step
+    log.say(
+        f"step {progress.step}/{schedule.total} {100 * progress.step // schedule.total} %, loss {loss:.5f}, "
+        f"gradient {norm:.3g}, rate {rate:.2e}, {per_second:.1f} samples/s, {left_s / 60:.1f} min left"
+    )
+    log.write(
+        {
+            "step": progress.step,
+            "total": schedule.total,
+            "loss": loss,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "samples_per_s": round(per_second, 2),
+            "elapsed_s": round(elapsed_s, 1),
+        }
+    )
+    progress.losses, progress.samples, progress.reported_at = [], 0, now
 
-    def say(self, text: str) -> None:
-        if self._active:
-            sys.stderr.write(f"{self._stage}: {text}\n")
-            sys.stderr.flush()
 
-    def write(self, record: dict[str, Any]) -> None:
-        if self._active:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-
-    def report(
-        self, progress: _Progress, schedule: Schedule, learning_rate: float, norm: float, elapsed_s: float
-    ) -> None:
-        """Tell how it goes; waits for the device.
-
-        Args:
-            elapsed_s: of the whole stage, with what prepared its chunks: what is left goes by its mean pace.
-        """
-        loss = float(torch.stack(progress.losses).float().mean())
-        now = time.monotonic()
-        seconds = max(now - progress.reported_at, 1e-9)
-        rate = learning_rate * schedule.factor(progress.step - 1)
-        per_second = progress.samples / seconds
-        left_s = (schedule.total - progress.step) * elapsed_s / progress.step
-        self.say(
-            f"step {progress.step}/{schedule.total} {100 * progress.step // schedule.total} %, loss {loss:.5f}, "
-            f"gradient {norm:.3g}, rate {rate:.2e}, {per_second:.1f} samples/s, {left_s / 60:.1f} min left"
-        )
-        self.write(
-            {
-                "step": progress.step,
-                "total": schedule.total,
-                "loss": loss,
-                "gradient_norm": norm,
-                "learning_rate": rate,
-                "samples_per_s": round(per_second, 2),
-            }
-        )
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"{self._stage}: the loss is {loss} at step {progress.step}")
-        progress.losses, progress.samples, progress.reported_at = [], 0, now
+def _divergence(step: int) -> TrainingError:
+    return TrainingError(
+        f"the loss is no finite number any more by step {step}, and that was not saved: go on from the last save with "
+        "--precision float32, or begin another --run with a lower learning rate in its preset"
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import tempfile
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from training.config import ModelConfig
+from training.errors import writing
 
 #: Source: stabilityai/stable-video-diffusion-img2vid-xt, scheduler/scheduler_config.json.
 SCHEDULER_CONFIG = {
@@ -142,6 +145,9 @@ def save_pipeline(
         directory: made if it is not there.
         vae: stored as `dtype`, and so is `unet`; the models given are left as they are.
         image_encoder: stored as float32: transformers loads it as it is stored, the pipeline's inputs are float32.
+
+    Raises:
+        TrainingError: it could not be written.
     """
     pipe = StableVideoDiffusionPipeline(
         vae=type(vae).from_config(vae.config),
@@ -154,9 +160,17 @@ def save_pipeline(
     pipe.unet.load_state_dict(unet.state_dict())
     pipe.vae.to(dtype=dtype)
     pipe.unet.to(dtype=dtype)
-    pipe.save_pretrained(directory)
-    # Without torchvision, transformers 5 stands a class of another name in; SVD's own name loads everywhere.
-    index = directory / "model_index.json"
-    index.write_text(index.read_text(encoding="utf-8").replace("CLIPImageProcessorPil", "CLIPImageProcessor"))
-    for path in (directory, *directory.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".partial-") as name:
+            made = Path(name)
+            pipe.save_pretrained(made)
+            # Without torchvision, transformers 5 stands a class of another name in; SVD's own name loads everywhere.
+            index = made / "model_index.json"
+            index.write_text(index.read_text(encoding="utf-8").replace("CLIPImageProcessorPil", "CLIPImageProcessor"))
+            for path in sorted(path for path in made.rglob("*") if path.is_file()):
+                target = directory / path.relative_to(made)
+                target.parent.mkdir(exist_ok=True)
+                # safetensors writes files that only their owner can read.
+                path.chmod(0o644)
+                os.replace(path, target)

@@ -10,18 +10,7 @@ import PIL.ImageOps
 import torch
 from torch import Tensor
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-
-
-def find_photos(directory: Path) -> list[Path]:
-    """All photos below a directory, in a fixed order."""
-    return sorted(path for path in directory.rglob("*") if path.suffix.lower() in _SUFFIXES)
-
-
-def open_photo(path: Path) -> PIL.Image.Image:
-    """The photo, upright, RGB."""
-    with PIL.Image.open(path) as image:
-        return PIL.ImageOps.exif_transpose(image).convert("RGB")
+from training.photo_files import open_photo
 
 
 def load_picture(path: Path, width: int, height: int) -> Tensor:

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from training.config import DataConfig
-from training.pictures import open_photo, to_tensor
+from training.photo_files import open_photo
+from training.pictures import to_tensor
 from training.scenes import draw_scenes
-
-#: photos that come with the package; its README lists each with its licence.
-PHOTOS = Path(__file__).parent / "photos"
 
 
 class Stills:
@@ -30,8 +28,7 @@ class Stills:
         self._seed = seed
         self._device = device
         self._round = 0
-        photo_views = config.photo_views if photos else 0
-        self._images = torch.cat([self._scenes(config.scenes, 0), self._views(photo_views, 0)])
+        self._images = torch.cat([self._scenes(config.scenes, 0), self._views(config.photo_views, 0)])
 
     def renew_to(self, number: int) -> None:
         """Make the bank what it is after `number` renewals; going back is not possible."""

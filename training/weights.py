@@ -69,8 +69,15 @@ class TrainedWeights:
 
     @torch.no_grad()
     def load(self, masters: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> None:
-        """Go on from saved weights; their dtype may be any."""
+        """Go on from saved weights; their dtype may be any.
+
+        Raises:
+            KeyError: one of the network's weights is missing.
+            ValueError: one has another shape.
+        """
         for index, name in enumerate(self._names):
+            if not masters[name].shape == average[name].shape == self._masters[index].shape:
+                raise ValueError(f"{name} has another shape than in the network")
             self._masters[index].copy_(masters[name])
             self._average[index].copy_(average[name])
             self._parameters[index].copy_(masters[name])

@@ -60,43 +60,88 @@ def test_the_checkpoint_loads_in_the_plain_pipeline_and_makes_frames(checkpoint:
     assert np.isfinite(frames).all()
 
 
-def test_a_killed_stage_goes_on_and_ends_with_the_same_weights(run: Path, tmp_path: Path) -> None:
-    for part in ("vae", "temporal-decoder", "image-encoder"):
-        shutil.copytree(run / part, tmp_path / part)
-    (tmp_path / "run.json").write_bytes((run / "run.json").read_bytes())
-    command = [sys.executable, "-m", "training", "unet", "--run", str(tmp_path)]
-    state = tmp_path / "unet" / "state.pt"
-    process = subprocess.Popen([*command, "--stop-after", "0"], cwd=ROOT, stderr=subprocess.DEVNULL)
-    assert process.wait(timeout=120) == 3
-    assert torch.load(state)["step"] == 4
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "unet" / "log.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=20)
-    assert main(["unet", "--run", str(tmp_path)]) == 0
-    assert same(tmp_path / "unet" / "weights.safetensors", run / "unet" / "weights.safetensors")
+@pytest.fixture
+def begun(run: Path, tmp_path: Path) -> Path:
+    """A copy of the run whose last stage was stopped half-way."""
+    folder = tmp_path / "begun"
+    shutil.copytree(run, folder)
+    shutil.rmtree(folder / "unet")
+    assert main(["unet", "--run", str(folder), "--stop-after", "0"]) == 3
+    assert torch.load(folder / "unet" / "state.pt")["step"] == 4
+    return folder
 
 
-def test_a_slim_copy_of_an_unfinished_run_goes_on_elsewhere(run: Path, tmp_path: Path) -> None:
-    begun, moved = tmp_path / "begun", tmp_path / "moved"
-    shutil.copytree(run, begun)
-    shutil.rmtree(begun / "unet")
-    assert main(["unet", "--run", str(begun), "--stop-after", "0"]) == 3
+def test_a_stage_that_is_killed_in_its_middle_goes_on_and_ends_with_the_same_weights(run: Path, begun: Path) -> None:
+    # So many steps that it cannot end before it is killed; until their decay begins they are the same.
+    command = [sys.executable, "-m", "training", "unet", "--run", str(begun), "--steps", "1000000"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "unet: goes on from step 4 of 1000000\n"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(timeout=20) == -signal.SIGKILL
+    assert not (begun / "unet" / "weights.safetensors").exists()
+    assert main(["unet", "--run", str(begun)]) == 0
+    assert same(begun / "unet" / "weights.safetensors", run / "unet" / "weights.safetensors")
+
+
+def test_a_state_that_is_damaged_or_of_another_network_ends_with_one_sentence(
+    begun: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = begun / "unet" / "state.pt"
+    whole = path.read_bytes()
+    other = torch.load(path)
+    other["masters"]["conv_in.weight"] = torch.zeros(1)
+    torch.save(other, begun / "other.pt")
+    for damaged in (b"", b"abc", whole[: len(whole) // 2], (begun / "other.pt").read_bytes()):
+        path.write_bytes(damaged)
+        capsys.readouterr()
+        assert main(["unet", "--run", str(begun)]) == 1
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {path} cannot be used (")
+        assert line.endswith("or remove it to begin the stage anew")
+
+
+def test_what_is_no_number_any_more_is_not_saved(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = begun / "unet" / "state.pt"
+    state = torch.load(path)
+    state["masters"]["conv_out.bias"].fill_(torch.nan)
+    torch.save(state, path)
+    before = path.read_bytes()
+    # Of so many steps none is the last, which is always reported.
+    assert main(["unet", "--run", str(begun), "--steps", "1000000", "--stop-after", "0"]) == 1
+    assert "error: the loss is no finite number any more by step 8" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert not (begun / "unet" / "weights.safetensors").exists()
+
+
+def test_an_unfinished_run_is_exported_over_a_checkpoint_and_touches_nothing_else(
+    begun: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, directory)
+    own = directory / "notes.txt"
+    own.touch(mode=0o600)
+    assert main(["export", str(directory), "--run", str(begun), "--unfinished"]) == 0
+    name = "unet/diffusion_pytorch_model.safetensors"
+    assert not same(directory / name, checkpoint / name)
+    assert (own.stat().st_mode & 0o777, (directory / name).stat().st_mode & 0o777) == (0o600, 0o644)
+    assert sorted(path.name for path in directory.iterdir()) == sorted(
+        [*(path.name for path in checkpoint.iterdir()), "notes.txt"]
+    )
+    records = [json.loads(line) for line in (checkpoint / "training-log.jsonl").read_text().splitlines()]
+    assert list(dict.fromkeys(record["stage"] for record in records)) == list(STAGES)
+    assert all(record["elapsed_s"] > 0 for record in records if "measures" not in record)
+
+
+def test_a_slim_copy_of_an_unfinished_run_goes_on_elsewhere(run: Path, begun: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
     assert main(["slim", str(moved), "--run", str(begun)]) == 0
     state = torch.load(moved / "unet" / "state.pt")
     assert "optimizer" not in state
     assert state["average"]["conv_in.weight"].dtype == torch.float16
     assert main(["unet", "--run", str(moved)]) == 0
     assert not same(moved / "unet" / "weights.safetensors", run / "unet" / "weights.safetensors")
-
-
-def test_a_stage_before_its_predecessor_says_what_is_missing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["unet", "--preset", "smoke", "--run", str(tmp_path)]) == 2
-    assert "the stage vae is not done" in capsys.readouterr().err
 
 
 def test_two_processes_train_one_model_in_bfloat16_on_own_images(tmp_path: Path) -> None:
