@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableVideoDiffusionPipeline
@@ -16,10 +15,13 @@ from torch import Tensor
 
 from training.contact_sheet import save_contact_sheet
 from training.embedding import ImageEmbedder
-from training.gates import Gate, check_gates
+from training.errors import RefusedError, reading, replacing, writing
+from training.gates import check_gates
 from training.metrics import flicker, mean_flow, psnr, ssim
 from training.motion import CameraMotion, amounts, sampling_grid, warp
+from training.photo_files import digest
 from training.pictures import load_picture, to_image
+from training.report import format_gates, format_table
 
 FPS = 7
 BUCKETS = (20, 127, 255)
@@ -28,7 +30,10 @@ NOISE_STRENGTHS = (0.02, 0.1, 0.2, 0.4)
 
 @dataclass(frozen=True)
 class Settings:
-    """What is generated: size in px, frames, denoising steps, seeds for each setting, device (or `auto`)."""
+    """What is generated: size in px, frames, denoising steps, seeds for each setting, and on which device.
+
+    `device` is `auto`, `cpu` or `cuda`; the measures are written with the one that it was.
+    """
 
     width: int = 256
     height: int = 128
@@ -62,6 +67,7 @@ class Measures:
     #: mean change from frame to frame, and of the intended frames.
     flicker: float
     intended_flicker: float
+    #: of the denoising steps alone.
     denoise_s: float
 
 
@@ -69,7 +75,9 @@ class Evaluator:
     """One checkpoint on one device."""
 
     def __init__(self, checkpoint: Path, num_frames: int, steps: int, device: torch.device) -> None:
-        self._pipe = StableVideoDiffusionPipeline.from_pretrained(checkpoint).to(device)
+        with reading(checkpoint, "export it anew"):
+            pipe = StableVideoDiffusionPipeline.from_pretrained(checkpoint, local_files_only=True)
+        self._pipe = pipe.to(device)
         self._pipe.set_progress_bar_config(disable=True)
         self._embedder = ImageEmbedder(self._pipe.image_encoder, device)
         self._num_frames = num_frames
@@ -93,8 +101,14 @@ class Evaluator:
         return decoded.clamp(-1, 1)
 
     def generate(self, picture: Tensor, bucket: int, noise: float, seed: int) -> tuple[Tensor, float]:
-        """Frames [t 3 h w], range [-1, 1], as 8 bits keep them, and the seconds of denoising."""
-        began = time.monotonic()
+        """Frames [t 3 h w], range [-1, 1], as 8 bits keep them, and the seconds of the denoising steps."""
+        began: list[float] = []
+
+        def note_first_step(*_: object) -> None:
+            if not began:
+                began.append(self._clock())
+
+        hook = self._pipe.unet.register_forward_pre_hook(note_first_step)
         latents = self._pipe(
             # As a picture of 8 bits: tensors would go into the image encoder without being resized.
             to_image(picture),
@@ -110,12 +124,17 @@ class Evaluator:
             generator=torch.Generator().manual_seed(seed),
             output_type="latent",
         ).frames
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.monotonic() - began
+        seconds = self._clock() - began[0]
+        hook.remove()
         with torch.no_grad():
             frames = self._pipe.decode_latents(latents, self._num_frames, self._num_frames)[0].transpose(0, 1)
         return torch.round((frames.clamp(-1, 1) + 1) * 127.5) / 127.5 - 1, seconds
+
+    def _clock(self) -> float:
+        """Seconds, when the device is done with what it was given."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.monotonic()
 
     def measure(self, name: str, picture: Tensor, bucket: int, noise: float, seed: int) -> tuple[Measures, Tensor]:
         """Generate one video and measure it; the frames come with it."""
@@ -147,75 +166,60 @@ def evaluate(checkpoint: Path, photos: list[Path], output: Path, how: Settings) 
 
     Returns:
         0 if all gates hold, else 1.
+
+    Raises:
+        RefusedError: there is no such device, or a photo cannot be decoded.
+        TrainingError: the checkpoint cannot be loaded, or the folder cannot be written.
     """
-    name = how.device if how.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    device = _find_device(how.device)
+    how = replace(how, device=device.type)
+    pictures = [(path.stem, load_picture(path, how.width, how.height)) for path in photos]
     evaluator = Evaluator(checkpoint, how.num_frames, how.steps, device)
-    output.mkdir(parents=True, exist_ok=True)
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
     found: list[Measures] = []
-    for path in photos:
-        picture = load_picture(path, how.width, how.height).to(device)
+    for name, loaded in pictures:
+        picture = loaded.to(device)
         wanted = [(bucket, 0.02) for bucket in BUCKETS] + [(127, noise) for noise in NOISE_STRENGTHS[1:]]
         for bucket, noise in wanted:
             for seed in range(1, how.seeds + 1):
-                measures, frames = evaluator.measure(path.stem, picture, bucket, noise, seed)
+                measures, frames = evaluator.measure(name, picture, bucket, noise, seed)
                 found.append(measures)
                 if seed == 1:
-                    sheet = output / f"{path.stem}-bucket-{bucket}-noise-{noise:g}.png"
-                    save_contact_sheet(sheet, picture, frames, evaluator.intended(picture, bucket))
-    gates = check_gates(found)
-    report = f"{format_table(found)}\n\n{format_gates(gates)}\n"
-    (output / "report.md").write_text(report, encoding="utf-8")
-    records = {
-        "settings": asdict(how),
+                    sheet = output / f"{name}-bucket-{bucket}-noise-{noise:g}.png"
+                    with writing(sheet):
+                        save_contact_sheet(sheet, picture, frames, evaluator.intended(picture, bucket))
+    records: dict[str, Any] = {
+        "settings": {**asdict(how), "threads": torch.get_num_threads()},
         "weights": weight_digests(checkpoint),
         "measures": [asdict(one) for one in found],
-        "gates": [asdict(gate) for gate in gates],
     }
-    (output / "measures.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    _write_records(records, output)
+    gates = check_gates(found)
+    report = f"{format_table(found)}\n\n{format_gates(gates)}\n"
+    with writing(output):
+        (output / "report.md").write_text(report, encoding="utf-8")
+    records["gates"] = [asdict(gate) for gate in gates]
+    _write_records(records, output)
     sys.stdout.write(report)
     return 0 if all(gate.holds for gate in gates) else 1
 
 
+def _find_device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RefusedError("there is no CUDA device: use --device cpu")
+    return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _write_records(records: dict[str, Any], output: Path) -> None:
+    # JSON has no infinity and no NaN: null stands for them.
+    plain = json.loads(json.dumps(records), parse_constant=lambda _: None)
+    with replacing(output / "measures.json") as partial:
+        partial.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+
+
 def weight_digests(checkpoint: Path) -> dict[str, str]:
     """SHA-256 of each weight file by its path in the checkpoint: which weights the measures are of."""
-    digests = {}
-    for path in sorted(checkpoint.glob("*/*.safetensors")):
-        with path.open("rb") as file:
-            digests[path.relative_to(checkpoint).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
-
-
-def format_table(found: list[Measures]) -> str:
-    """A Markdown table, a row for each photo and setting, means over the seeds."""
-    rows = [
-        "| photo | bucket | noise | frame 0 to photo (ceiling), dB | last frame to intended (still photo), dB | SSIM "
-        "| flow (intended), px | flicker (intended), levels | all frames to photo, dB | denoising, s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    groups: dict[tuple[str, int, float], list[Measures]] = {}
-    for one in found:
-        groups.setdefault((one.photo, one.motion_bucket_id, one.noise_aug_strength), []).append(one)
-
-    def mean(group: list[Measures], value: Callable[[Measures], float]) -> float:
-        return sum(value(one) for one in group) / len(group)
-
-    for (photo, bucket, noise), group in groups.items():
-        rows.append(
-            f"| {photo} | {bucket} | {noise:g} "
-            f"| {mean(group, lambda m: m.first_db):.1f} ({group[0].ceiling_db:.1f}) "
-            f"| {mean(group, lambda m: m.last_db):.1f} ({group[0].static_db:.1f}) "
-            f"| {mean(group, lambda m: m.last_ssim):.2f} "
-            f"| {mean(group, lambda m: m.flow_px):.2f} ({group[0].intended_flow_px:.2f}) "
-            f"| {mean(group, lambda m: m.flicker):.2f} ({group[0].intended_flicker:.2f}) "
-            f"| {mean(group, lambda m: m.all_to_photo_db):.1f} "
-            f"| {mean(group, lambda m: m.denoise_s):.1f} |"
-        )
-    return "\n".join(rows)
-
-
-def format_gates(gates: list[Gate]) -> str:
-    """A Markdown table of what must hold and by how much it does."""
-    rows = ["| must hold | worst | holds |", "|---|---|---|"]
-    rows += [f"| {gate.name} | {gate.worst:.2f} | {'yes' if gate.holds else 'NO'} |" for gate in gates]
-    return "\n".join(rows)
+    return {
+        path.relative_to(checkpoint).as_posix(): digest(path) for path in sorted(checkpoint.glob("*/*.safetensors"))
+    }

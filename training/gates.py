@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ class Gate:
     """One condition and how it came out."""
 
     name: str
-    #: the measure of the worst case.
+    #: the measure of the worst case; NaN, and closed, if there is none.
     worst: float
     holds: bool
 
@@ -39,7 +40,7 @@ def check_gates(found: list[Measures]) -> list[Gate]:
         _at_most(
             "flicker at most 2 times the intended frames', bucket 20",
             2,
-            (one.flicker / one.intended_flicker for one in usual if one.motion_bucket_id == 20),
+            (_ratio(one.flicker, one.intended_flicker) for one in usual if one.motion_bucket_id == 20),
         ),
     ]
     for slow, fast in ((20, 127), (127, 255)):
@@ -65,7 +66,12 @@ def _ratios(found: list[Measures], slow: int, fast: int) -> Iterable[float]:
     flows = {(one.photo, one.seed, one.motion_bucket_id): one.flow_px for one in found}
     for (photo, seed, bucket), flow in flows.items():
         if bucket == fast and (photo, seed, slow) in flows:
-            yield flow / max(flows[photo, seed, slow], 1e-6)
+            yield _ratio(flow, flows[photo, seed, slow])
+
+
+def _ratio(value: float, other: float) -> float:
+    """How many times as large; NaN, with which no gate holds, where nothing moves."""
+    return value / other if other else math.nan
 
 
 def _drops(found: list[Measures]) -> Iterable[float]:
@@ -77,10 +83,16 @@ def _drops(found: list[Measures]) -> Iterable[float]:
 
 
 def _at_least(name: str, bound: float, values: Iterable[float], *, strict: bool = False) -> Gate:
-    worst = min(values, default=float("nan"))
+    worst = _worst(min, values)
     return Gate(name, worst, worst > bound if strict else worst >= bound)
 
 
 def _at_most(name: str, bound: float, values: Iterable[float]) -> Gate:
-    worst = max(values, default=float("nan"))
+    worst = _worst(max, values)
     return Gate(name, worst, worst <= bound)
+
+
+def _worst(choose: Callable[[list[float]], float], values: Iterable[float]) -> float:
+    """The least or greatest value; NaN when one of them is, or when there is none."""
+    found = list(values)
+    return choose(found) if found and not any(map(math.isnan, found)) else math.nan

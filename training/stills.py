@@ -19,7 +19,8 @@ from training.scenes import draw_scenes
 class Stills:
     """A bank of stills, all of one size, of which a part is renewed from time to time.
 
-    What is in it depends on the seed, the photos and how often it was renewed, and on nothing else.
+    What is in it depends on the seed, the photos, of which there is at least one, and how often it was renewed, and on
+    nothing else.
     """
 
     def __init__(self, config: DataConfig, photos: list[Path], seed: int, device: torch.device) -> None:

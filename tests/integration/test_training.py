@@ -165,7 +165,10 @@ def test_the_evaluation_writes_its_table_and_sheets_and_fails_a_bad_model(checkp
     report = (tmp_path / "report.md").read_text()
     assert "| rocket | 255 | 0.02 |" in report
     assert "| NO |" in report
-    assert len(json.loads((tmp_path / "measures.json").read_text())["measures"]) == 12
+    records = json.loads((tmp_path / "measures.json").read_text())
+    assert len(records["measures"]) == 12
+    assert records["settings"]["device"] in ("cpu", "cuda")
+    assert records["settings"]["threads"] == torch.get_num_threads()
     with PIL.Image.open(tmp_path / "chelsea-bucket-127-noise-0.02.png") as sheet:
         assert sheet.size == (6 * 64, 2 * 32)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,23 @@ def test_one_video_that_fails_is_enough_to_close_its_gate(name: str, value: floa
     closed = [gate for gate in check_gates(videos(**{name: value})) if not gate.holds]
     assert len(closed) == 1
     assert said in closed[0].name
+
+
+@pytest.mark.parametrize("bucket", [20, 127, 255])
+def test_a_plain_photo_in_which_nothing_moves_closes_gates_instead_of_failing(bucket: int) -> None:
+    found = videos()
+    for video in found:
+        if video.photo == "cat" and video.motion_bucket_id == bucket:
+            video.flow_px = video.flicker = video.intended_flicker = 0.0
+    assert not all(gate.holds for gate in check_gates(found))
+
+
+@pytest.mark.parametrize("name", ["first_db", "last_ssim", "flow_px"])
+def test_a_measure_that_is_no_number_closes_its_gate_wherever_it_stands(name: str) -> None:
+    for position in (1, -5):
+        found = videos()
+        setattr(found[position], name, math.nan)
+        assert not all(gate.holds for gate in check_gates(found))
 
 
 def test_help_comes_without_torch() -> None:
