@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PHOTO  ?= docs/samples/rocket.jpg
 VIDEO  ?= animatic-demo.mp4
 PRESET ?= tiny
-RUN    ?= build/training
+RUN    ?= build/training/$(PRESET)
 EXECUTIONS ?= 100000
 PROCESSES ?= 2
 STAMP  := $(VENV)/.installed
@@ -75,9 +75,10 @@ bench: setup ## the published numbers, into bench/results
 	$(BIN)/python -m bench.worker_throughput
 
 train-tiny: setup ## train the embedded model from nothing: 22 minutes on one H200; PRESET=two-cores without a GPU
-	for stage in vae temporal-decoder unet; do $(BIN)/python -m training $$stage --preset $(PRESET) --run $(RUN) || exit; done
-	$(BIN)/python -m training export build/checkpoint --run $(RUN)
-	$(BIN)/python -m training evaluate build/checkpoint
+	for stage in vae temporal-decoder unet; do \
+	  $(BIN)/python -m training $$stage --preset $(PRESET) --run "$(RUN)" $(if $(IMAGES),--images "$(IMAGES)") || exit; done
+	$(BIN)/python -m training export build/checkpoint --run "$(RUN)"
+	$(BIN)/python -m training evaluate build/checkpoint --preset $(PRESET)
 
 audit: setup ## known holes in the pinned dependencies, where the advisories can be reached
 	rm -rf build/audit build/audit.json && $(PYTHON) -m venv build/audit
