@@ -45,10 +45,14 @@ class Effect:
 
     @property
     def direction(self) -> int:
-        """1 or -1 where the measure clearly follows the parameter, and the same way in every series, else 0."""
+        """1 or -1 where the measure clearly follows the parameter to its last value, and so in every series, else 0."""
         if self.correlation is None or abs(self.correlation) < _CLEAR:
             return 0
         sign = 1 if self.correlation > 0 else -1
+        # What turns back before the end can still have a high correlation.
+        least, most = (pick(self.means, key=lambda value: sign * self.means[value]) for pick in (min, max))
+        if (least, most) != (min(self.means), max(self.means)):
+            return 0
         return sign if all(one * sign > 0 for one in self.correlations) else 0
 
 

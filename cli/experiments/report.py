@@ -50,6 +50,7 @@ def describe(parameter: str, effects: Sequence[Effect]) -> str:
     chance = chance_of_agreement(agreed[0])
     return (
         f"More {parameter} gave {moved} {scope}; by chance alone they would agree with a probability of {chance:.0%}."
+        f"{peaks}"
     )
 
 

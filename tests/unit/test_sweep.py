@@ -186,6 +186,23 @@ def test_a_measure_that_rises_and_falls_has_a_peak_and_no_direction() -> None:
     )
 
 
+def test_a_measure_that_turns_back_late_is_said_to_peak_beside_those_that_follow() -> None:
+    flows, drifts = (0.62, 0.87, 1.12, 1.08, 0.91), (0.1, 0.2, 0.3, 0.4, 0.5)
+    cells = [
+        cell(5 * image + number, image, {"motion_bucket_id": 120 + 60 * number}, flow_px=image + flow, drift=drift)
+        for image in range(2)
+        for number, (flow, drift) in enumerate(zip(flows, drifts, strict=True))
+    ]
+    flow, _ = effects = find_effects(cells, {"motion_bucket_id": [120, 180, 240, 300, 360]})
+    assert flow.correlations == pytest.approx((0.6, 0.6))
+    assert (flow.direction, flow.peak) == (0, 240)
+    assert describe("motion_bucket_id", effects) == (
+        "More motion_bucket_id gave more drift (0.1 → 0.5) in both series (one image, all else equal); "
+        "by chance alone they would agree with a probability of 50%.\n"
+        "flow_px was highest at 240 in both series (one image, all else equal)."
+    )
+
+
 def test_a_seed_has_no_direction() -> None:
     cells = [cell(number, 0, {"seed": number}, flow_px=float(number)) for number in range(3)]
     [effect] = find_effects(cells, {"seed": [0, 1, 2]})
