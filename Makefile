@@ -31,7 +31,7 @@ demo: setup ## a photo becomes a video on this machine: make demo [PHOTO=path]
 
 picture: setup ## the README's picture from the demo's video: make demo picture [VIDEO=path]
 	@"$$($(BIN)/python -c 'from shared.video import ffmpeg_executable; print(ffmpeg_executable())')" -v error -y \
-	  -i "$(VIDEO)" -vf scale=2*iw:-1:flags=lanczos -c:v libwebp_anim -loop 0 -quality 60 docs/images/demo.webp
+	  -i "$(VIDEO)" -vf scale=2*iw:-1:flags=lanczos -c:v libwebp_anim -loop 0 -quality 80 docs/images/demo.webp
 	@echo "picture: docs/images/demo.webp"
 
 page-pictures: setup chromium ## the pictures of the page in README and docs, from a running `make up`
