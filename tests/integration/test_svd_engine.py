@@ -110,6 +110,11 @@ def test_frames_equal_those_of_diffusers_own_pipeline(pipeline: SvdPipeline, opt
     assert ours.decode_chunk_size == chosen.decode_chunk_size
 
 
+def test_guidance_of_one_but_for_rounding_is_none(pipeline: SvdPipeline, usual: VideoFrames) -> None:
+    generation = pipeline.generate(photo(), params(max_guidance_scale=1.00000001), ignore)
+    assert np.array_equal(generation.frames, usual)
+
+
 def test_progress_counts_steps_then_frames(pipeline: SvdPipeline) -> None:
     heard: list[tuple[Phase, int, int]] = []
     done = pipeline.generate(photo(), params(decode_chunk_size=3), lambda *progress: heard.append(progress))

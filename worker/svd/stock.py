@@ -53,9 +53,13 @@ class StockEngine:
                 self._synchronize()
                 watch.lap("encode_image")
 
+        arguments = call_arguments(params)
+        if torch.tensor(params.max_guidance_scale, dtype=self.pipe.unet.dtype) <= 1:
+            # diffusers asks twice whether there is guidance, of the number and of its rounded value: both must say no.
+            arguments["max_guidance_scale"] = 1.0
         hook = self.pipe.unet.register_forward_pre_hook(on_first_unet_call)
         try:
-            output = self.pipe(image, **call_arguments(params), output_type="latent", callback_on_step_end=on_step_end)
+            output = self.pipe(image, **arguments, output_type="latent", callback_on_step_end=on_step_end)
         finally:
             hook.remove()
         latents: Tensor = output.frames
