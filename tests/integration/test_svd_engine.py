@@ -389,12 +389,17 @@ def test_every_engine_measures_drift_unless_measures_are_off(settings: Settings,
     assert drift > 0
 
 
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), torch.AcceleratorError("CUDA error: out of memory")],
+    ids=["of torch", "of CUDA"],
+)
 def test_an_image_encoder_without_memory_costs_the_drift_and_not_the_video(
-    pipeline: SvdPipeline, usual: VideoFrames
+    pipeline: SvdPipeline, usual: VideoFrames, error: Exception
 ) -> None:
     def fail(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         if inputs[0].shape[0] > 1:
-            raise torch.OutOfMemoryError("out of memory")
+            raise error
 
     hook = pipeline.engine.pipe.image_encoder.register_forward_pre_hook(fail)
     try:

@@ -258,6 +258,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _is_device_loss(error: BaseException) -> bool:
     """Whether this is one of the errors after which CUDA refuses every call of the process."""
+    if _is_out_of_memory(error):  # CUDA itself says that, too, as an AcceleratorError, and goes on
+        return False
     return isinstance(error, torch.AcceleratorError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in _DEVICE_LOSS_TEXTS)
     )
