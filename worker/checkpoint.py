@@ -171,6 +171,9 @@ def _config_problems(
         yield "its feature_extractor names no type"
     if scheduler.get("_class_name") != "EulerDiscreteScheduler":
         yield f"its scheduler is {scheduler.get('_class_name')}, not EulerDiscreteScheduler"
+    # What diffusers takes where it is not said is another.
+    if scheduler.get("prediction_type", "epsilon") != "v_prediction":
+        yield f"the scheduler's prediction_type must be v_prediction, got {scheduler.get('prediction_type')}"
 
 
 def _read_json(path: Path, remedy: str) -> dict[str, Any]:

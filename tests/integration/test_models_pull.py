@@ -90,7 +90,10 @@ def repository() -> dict[str, bytes]:
         "vae/config.json": {"_class_name": "AutoencoderKLTemporalDecoder"},
         "image_encoder/config.json": {"architectures": ["CLIPVisionModelWithProjection"], "projection_dim": 1024},
         "feature_extractor/preprocessor_config.json": {"feature_extractor_type": "CLIPImageProcessor"},
-        "scheduler/scheduler_config.json": {"_class_name": "EulerDiscreteScheduler"},
+        "scheduler/scheduler_config.json": {
+            "_class_name": "EulerDiscreteScheduler",
+            "prediction_type": "v_prediction",
+        },
     }
     weights = ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "image_encoder/model")
     return {

@@ -28,7 +28,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "vae/config.json": {"_class_name": "AutoencoderKLTemporalDecoder", "latent_channels": 4},
     "image_encoder/config.json": {"architectures": ["CLIPVisionModelWithProjection"], "projection_dim": 1024},
     "feature_extractor/preprocessor_config.json": {"feature_extractor_type": "CLIPImageProcessor"},
-    "scheduler/scheduler_config.json": {"_class_name": "EulerDiscreteScheduler"},
+    "scheduler/scheduler_config.json": {
+        "_class_name": "EulerDiscreteScheduler",
+        "prediction_type": "v_prediction",
+    },
 }
 
 
@@ -118,6 +121,7 @@ def test_every_shard_is_checked(tmp_path: Path) -> None:
         ("vae/config.json", {"_class_name": "AutoencoderKL"}, "AutoencoderKL,"),
         ("image_encoder/config.json", {"architectures": ["CLIPTextModel"]}, "CLIPTextModel"),
         ("scheduler/scheduler_config.json", {"_class_name": "PNDMScheduler"}, "PNDMScheduler"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "epsilon"}, "v_prediction, got epsilon"),
     ],
 )
 def test_a_checkpoint_of_another_kind_is_refused(name: str, change: dict[str, Any], said: str, tmp_path: Path) -> None:
