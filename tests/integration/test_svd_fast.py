@@ -48,6 +48,27 @@ def test_with_an_interval_of_one_it_is_the_exact_tier(stock: StableVideoDiffusio
     assert torch.equal(run(fast), run(exact))
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_where_nothing_changes_between_two_steps_reuse_changes_nothing(
+    stock: StableVideoDiffusionPipeline, layers: int
+) -> None:
+    reuse = FeatureReuse(stock.unet, interval=2, layers=layers)
+    # 10 rows are halved to 5 and 3, which doubled are 6.
+    inputs = {
+        "sample": torch.randn(2, 3, 8, 10, 12),
+        "timestep": torch.tensor(0.5),
+        "encoder_hidden_states": torch.randn(2, 1, 32),
+        "added_time_ids": torch.tensor([[6.0, 127.0, 0.02]]).repeat(2, 1),
+    }
+    deep: list[int] = []
+    with torch.no_grad(), stock.unet.mid_block.register_forward_pre_hook(lambda *_: deep.append(1)):
+        (full,), (reused,) = reuse(**inputs), reuse(**inputs)
+        (whole,) = stock.unet(**inputs, return_dict=False)
+    assert len(deep) == 2
+    assert torch.equal(reused, full)
+    assert torch.allclose(full, whole, atol=1e-5)
+
+
 @pytest.mark.parametrize(("interval", "computed"), [(2, 4), (3, 3), (10, 1)])
 def test_deep_features_are_computed_once_in_each_interval(
     stock: StableVideoDiffusionPipeline, interval: int, computed: int

@@ -102,8 +102,12 @@ class FeatureReuse:
         hidden = unet.mid_block(hidden, encoder_hidden_states=context, **shared)
         for block in unet.up_blocks[:-1]:
             count = len(block.resnets)
-            hidden = block(hidden, res_hidden_states_tuple=tuple(skips[-count:]), **shared, **_context(block, context))
-            del skips[-count:]
+            taken, skips = tuple(skips[-count:]), skips[:-count]
+            # Halving an odd size rounds up, so doubling does not always lead back to it.
+            size = skips[-1].shape[2:]
+            hidden = block(
+                hidden, res_hidden_states_tuple=taken, upsample_size=size, **shared, **_context(block, context)
+            )
         last = unet.up_blocks[-1]
         begin = len(last.resnets) - self._layers
         for resnet, attention in list(zip(last.resnets, last.attentions, strict=True))[:begin]:
