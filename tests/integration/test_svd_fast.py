@@ -17,6 +17,7 @@ from shared.settings import Settings
 from shared.states import Phase
 from worker.load import load
 from worker.pipeline import VideoFrames
+from worker.svd.conditioning import encode
 from worker.svd.exact import ExactEngine
 from worker.svd.fast import FastEngine, FastOptions, FeatureReuse, choose_options
 from worker.svd.sampler import consistency_step
@@ -90,6 +91,15 @@ def test_guidance_ends_after_its_share_of_the_steps_and_reuse_goes_on(stock: Sta
     alone = run(FastEngine(pipe, CPU, options=options))
     assert branches == [2, 2, 2, 2, 1, 1, 1]
     assert alone.isfinite().all()
+
+
+def test_what_is_left_without_guidance_is_what_a_job_without_it_has(stock: StableVideoDiffusionPipeline) -> None:
+    photo = make_photo(64, 64)
+    left = encode(stock, photo, PARAMS, CPU).without_guidance()
+    unguided = encode(stock, photo, PARAMS.model_copy(update={"max_guidance_scale": 1.0}), CPU)
+    assert left.guidance_scale is unguided.guidance_scale is None
+    for name in ("embedding", "image_latents", "time_ids", "noise"):
+        assert torch.equal(getattr(left, name), getattr(unguided, name))
 
 
 def test_a_consistency_step_lands_on_the_image_and_ends_there(stock: StableVideoDiffusionPipeline) -> None:
