@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Collection
 from functools import cache
 from typing import Any
@@ -18,6 +19,7 @@ from bench.svd.architecture import TOY, make_pipeline
 from shared.catalogue import find_entry, resolve
 from shared.params import GenerationOptions, GenerationParams
 from worker.svd.conditioning import encode, keep_encoder_in_float32
+from worker.svd.kernels.time_convolution import time_convolution
 from worker.svd.rewrites import RESIDUALS_NEED, REWRITES, rewrite
 from worker.svd.rewrites.residuals import AccumulatingBlock, AccumulatingTimeBlock, AccumulatingTransformer
 from worker.svd.sampler import decode, denoise, make_schedule, to_levels
@@ -110,13 +112,29 @@ def test_all_rewrites_but_one_go_together(
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_guidance_scale": 1.0}, {"num_frames": 7}, {"width": 128, "height": 64}, {"fps": 20}], ids=str
+    "options",
+    [
+        {"max_guidance_scale": 1.0},
+        {"min_guidance_scale": 3.0},
+        {"num_frames": 2, "num_inference_steps": 1},
+        {"num_frames": 7},
+        {"width": 128, "height": 64},
+        {"fps": 20, "noise_aug_strength": 0.0},
+    ],
+    ids=str,
 )
 def test_every_shape_and_condition_works(stock: StableVideoDiffusionPipeline, options: dict[str, Any]) -> None:
     ours = rewritten(stock, tuple(REWRITES))
     chosen = params(**options)
     assert distance(our_latents(ours, chosen), stock_latents(stock, chosen)) < BOUNDS[stock.unet.dtype]
     # The constants of that job do not outlive it.
+    assert distance(our_latents(ours, params()), stock_latents(stock, params())) < BOUNDS[stock.unet.dtype]
+
+
+def test_transformers_of_several_blocks_are_rewritten_too() -> None:
+    several = dataclasses.replace(TOY, unet={**TOY.unet, "transformer_layers_per_block": 2})
+    stock = make_pipeline(several, device=CPU, dtype=torch.float64)
+    ours = rewritten(stock, tuple(REWRITES))
     assert distance(our_latents(ours, params()), stock_latents(stock, params())) < BOUNDS[stock.unet.dtype]
 
 
@@ -148,6 +166,12 @@ def test_the_encoder_alone_stays_in_float32() -> None:
     conditioning = encode(pipe, photo(params()), params(), CPU)
     assert conditioning.image_latents.dtype == torch.float16
     assert decode(pipe.vae, conditioning.noise).dtype == torch.float16
+
+
+def test_half_of_the_end_of_a_convolution_over_frames_is_refused() -> None:
+    x, weight = torch.ones(1, 2, 3, 4), torch.ones(4, 3, 4)
+    with pytest.raises(ValueError, match="or neither; got one"):
+        time_convolution(x, weight, x)
 
 
 def test_a_rewrite_that_does_not_exist_is_named(stock: StableVideoDiffusionPipeline) -> None:

@@ -21,7 +21,7 @@ _PIXELS_MIN = 1024
 def time_convolution_reference(
     x: Tensor, weight: Tensor, residual: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """What `time_convolution` computes, by cuDNN: a picture whose rows are frames, [b c t s]."""
+    """What `time_convolution` computes, by torch's own convolution of a picture whose rows are frames, [b c t s]."""
     kernel = weight.permute(0, 2, 1)[..., None]
     out = F.conv2d(x.permute(0, 3, 1, 2), kernel, bias, padding=(1, 0)).permute(0, 2, 3, 1).contiguous()
     return out if residual is None else out + residual
@@ -35,11 +35,16 @@ def time_convolution(x: Tensor, weight: Tensor, residual: Tensor | None = None, 
         x: [b t s i], contiguous.
         weight: [o 3 i], contiguous.
         residual: [b t s o], contiguous, to be added.
-        bias: [o], to be added where there is a residual.
+        bias: [o], to be added as well: both or neither.
 
     Returns:
         [b t s o].
+
+    Raises:
+        ValueError: there is only one of residual and bias.
     """
+    if (residual is None) != (bias is None):
+        raise ValueError("time_convolution adds a residual and a bias, or neither; got one of them")
     batch, frames, pixels, channels = x.shape
     outputs = weight.shape[0]
     if (
