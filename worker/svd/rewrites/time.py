@@ -130,7 +130,7 @@ def fold_blenders(model: SvdModel) -> None:
             conv = block.temporal_res_block.conv2
             with torch.no_grad():
                 for part in (conv.weight, conv.bias):
-                    part.copy_(part.double() * (1 - _alpha(block.time_mixer)))
+                    part.copy_(part.cpu().double() * (1 - _alpha(block.time_mixer)))  # MPS has no float64
             block.time_mixer = KeepTemporal()
         elif isinstance(block, TransformerSpatioTemporalModel) and isinstance(block.time_mixer, AlphaBlender):
             block.time_mixer = ConstantBlender(_alpha(block.time_mixer))
@@ -153,5 +153,5 @@ def attend_over_time_in_place(unet: UNetSpatioTemporalConditionModel) -> None:
 
 
 def _alpha(blender: AlphaBlender) -> float:
-    alpha = float(torch.sigmoid(blender.mix_factor.detach().double()))
+    alpha = float(torch.sigmoid(blender.mix_factor.detach().cpu().double()))
     return 1 - alpha if blender.switch_spatial_to_temporal_mix else alpha
