@@ -23,7 +23,7 @@ import torch
 
 from bench.svd.architecture import FULL, TOY
 from bench.svd.profiling import profile_call
-from bench.svd.variants import DESCRIPTIONS, Call, Setup, describe, make_variant
+from bench.svd.variants import COMPILED, DESCRIPTIONS, Call, Setup, describe, make_variant
 from shared.params import FramesFormat, GenerationParams, ResizeMode
 from worker.pipeline import VideoFrames
 from worker.svd.rewrites import REWRITES
@@ -43,13 +43,21 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--guidance", type=float, default=3.0, help="of the last frame; 1 for none")
     parser.add_argument("--variants", default="b0,exact", help=f"of {', '.join(DESCRIPTIONS)} (default: %(default)s)")
     parser.add_argument("--without", default="", help=f"rewrites to leave out, of {', '.join(REWRITES)}")
-    parser.add_argument("--warm-ups", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--warm-ups", type=int, default=2, help="of each variant, 1 or more (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="that are timed, 1 or more (default: %(default)s)")
     parser.add_argument("--toy", action="store_true", help="the toy architecture, also on a CPU")
     parser.add_argument("--tiny", action="store_true", help="the checkpoint tiny, also on a CPU")
     parser.add_argument("--profile", action="store_true", help="print what still costs, in order")
     parser.add_argument("--result", type=Path, help="merge the figures into this JSON file")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.warm_ups < 1 or options.repeats < 1:
+        parser.error(f"--warm-ups and --repeats must be 1 or more, got {options.warm_ups} and {options.repeats}")
+    options.variants = options.variants.split(",")
+    options.without = [name for name in options.without.split(",") if name]
+    for given, known in ((options.variants, DESCRIPTIONS), (options.without, REWRITES)):
+        if unknown := {name.partition(":")[0] for name in given} - set(known):
+            parser.error(f"no such name: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    return options
 
 
 def main() -> None:
@@ -63,7 +71,7 @@ def main() -> None:
         architecture=None if options.tiny else TOY if options.toy else FULL,
         device=torch.device("cuda", 0) if cuda else torch.device("cpu"),
         dtype=torch.float16 if cuda else torch.float32,
-        without=[name for name in options.without.split(",") if name],
+        without=options.without,
     )
     figures: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
@@ -72,18 +80,21 @@ def main() -> None:
         "steps": options.steps,
         "guidance": options.guidance,
         "architecture": "tiny" if options.tiny else "toy" if options.toy else "svd-xt",
+        "without": sorted(setup.without),
         "matrix_peak_before_tflops": measure_matrix_peak(setup),
         "variants": {},
     }
     photo = make_photo(width, height)
-    names = options.variants.split(",")
+    names = options.variants
     calls: dict[str, Call] = {}
     videos: dict[str, VideoFrames] = {}
     for name in list(names):
         try:
             calls[name], figures["variants"][name] = warm_up(name, setup, photo, params, options.warm_ups)
         except RuntimeError as error:
-            # Compiled diffusers fails on some versions; the others' figures stand without it.
+            if name not in COMPILED:
+                raise
+            # That fails on some versions; the others' figures stand without it.
             print(f"{name} failed: {error}", flush=True)
             names.remove(name)
             continue
@@ -207,10 +218,11 @@ def print_table(figures: dict[str, Any]) -> None:
 
 
 def merge(path: Path, figures: dict[str, Any]) -> None:
-    """Add a run to those in the file; a run of the same shape, steps and variants takes the old one's place."""
+    """Add a run to those in the file; a run of the same things on the same device takes the old one's place."""
 
     def key(run: dict[str, Any]) -> tuple[Any, ...]:
-        return (run["architecture"], run["shape"], run["steps"], run["guidance"], tuple(sorted(run["variants"])))
+        same = [run[name] for name in ("device", "architecture", "shape", "steps", "guidance")]
+        return (*same, run.get("without", []), sorted(run["variants"]))
 
     runs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     runs = [run for run in runs if key(run) != key(figures)] + [figures]

@@ -36,6 +36,8 @@ DESCRIPTIONS = {
     "exact": "Animatic, exact tier",
     "fast": "Animatic, fast tier; fast:LEVER+LEVER chooses its levers",
 }
+#: those of diffusers that need its compiler.
+COMPILED = ("b1", "b2")
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.svd_speed import parse_arguments
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,14 +30,35 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_speed_compares_in_one_run_and_keeps_the_newest(tmp_path: Path) -> None:
     result = tmp_path / "speed.json"
-    old = {"architecture": "toy", "shape": "2x64x64", "steps": 2, "guidance": 3.0}
-    runs = [{**old, "variants": {"fast": {}}}, {**old, "variants": {"exact": {}, "b0": {}}}]
-    result.write_text(json.dumps(runs))
+    device = platform.processor() or platform.machine()
+    old = {"device": device, "architecture": "toy", "shape": "2x64x64", "steps": 2, "guidance": 3.0}
+    both: dict[str, Any] = {"variants": {"exact": {}, "b0": {}}}
+    others = [{**old, "variants": {"fast": {}}}, {**old, **both}, {**old, **both, "device": "another"}]
+    result.write_text(json.dumps([{**old, **both, "without": ["geglu"]}, *others]))
     done = run("bench.svd_speed", "--repeats", "1", "--warm-ups", "1", "--without", "geglu", "--result", str(result))
     assert done.returncode == 0, done.stderr
-    kept, new = json.loads(result.read_text())
-    assert kept == runs[0]
+    *kept, new = json.loads(result.read_text())
+    assert kept == others
+    assert new["without"] == ["geglu"]
     assert [each["median_s"] > 0 for each in new["variants"].values()] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--variants", "exakt"), "no such name: exakt; there are b0"),
+        (("--without", "geglu,gelu"), "no such name: gelu; there are cross-attention"),
+        (("--repeats", "0"), "must be 1 or more"),
+    ],
+)
+def test_an_option_that_would_measure_something_else_is_refused(
+    option: tuple[str, str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench.svd_speed", *option])
+    with pytest.raises(SystemExit) as caught:
+        parse_arguments()
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_our_error_is_within_its_bound_of_diffusers_own(tmp_path: Path) -> None:
