@@ -15,7 +15,9 @@ from training.photo_files import digest, find_photos, open_photo
 _PREDECESSORS: dict[str, tuple[str, ...]] = {"vae": (), "temporal-decoder": ("vae",), "unet": ("vae",)}
 _WEIGHTS = "weights.safetensors"
 #: what makes a folder a checkpoint in diffusers' format.
-_INDEX = "model_index.json"
+INDEX = "model_index.json"
+#: in the folder of a checkpoint, while it is written.
+PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -157,15 +159,16 @@ class RunFolder:
 
 def check_checkpoint(directory: Path) -> None:
     """Raise RefusedError if there is no checkpoint in a directory."""
-    if not (directory / _INDEX).exists():
-        raise RefusedError(f"{directory} is no checkpoint, it has no {_INDEX}: make one with `export`")
+    if not (directory / INDEX).exists():
+        raise RefusedError(f"{directory} is no checkpoint, it has no {INDEX}: make one with `export`")
 
 
 def check_target(directory: Path) -> None:
     """Raise RefusedError if a checkpoint would be mixed with other files, or cannot be written there."""
     if directory.exists() and not directory.is_dir():
         raise RefusedError(f"{directory} is a file: name a folder for the checkpoint")
-    if directory.exists() and any(directory.iterdir()) and not (directory / _INDEX).exists():
+    found = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    if found and not found & {INDEX, PARTIAL}:
         raise RefusedError(f"{directory} holds something else than a checkpoint: name an empty or a new folder")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
+import shutil
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 from training.config import ModelConfig
 from training.errors import writing
+from training.folder import INDEX, PARTIAL
 
 #: Source: stabilityai/stable-video-diffusion-img2vid-xt, scheduler/scheduler_config.json.
 SCHEDULER_CONFIG = {
@@ -160,17 +161,29 @@ def save_pipeline(
     pipe.unet.load_state_dict(unet.state_dict())
     pipe.vae.to(dtype=dtype)
     pipe.unet.to(dtype=dtype)
+    made = directory / PARTIAL
     with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".partial-") as name:
-            made = Path(name)
-            pipe.save_pretrained(made)
-            # Without torchvision, transformers 5 stands a class of another name in; SVD's own name loads everywhere.
-            index = made / "model_index.json"
-            index.write_text(index.read_text(encoding="utf-8").replace("CLIPImageProcessorPil", "CLIPImageProcessor"))
-            for path in sorted(path for path in made.rglob("*") if path.is_file()):
-                target = directory / path.relative_to(made)
-                target.parent.mkdir(exist_ok=True)
-                # safetensors writes files that only their owner can read.
-                path.chmod(0o644)
-                os.replace(path, target)
+        # One that was killed may have left its own.
+        shutil.rmtree(made, ignore_errors=True)
+        try:
+            _write(pipe, made)
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+        # Without its index the folder is no checkpoint: no mixture of old and new passes for one.
+        (directory / INDEX).unlink(missing_ok=True)
+        for path in sorted((path for path in made.rglob("*") if path.is_file()), key=lambda path: path.name == INDEX):
+            target = directory / path.relative_to(made)
+            target.parent.mkdir(exist_ok=True)
+            # safetensors writes files that only their owner can read.
+            path.chmod(0o644)
+            os.replace(path, target)
+        shutil.rmtree(made)
+
+
+def _write(pipe: StableVideoDiffusionPipeline, directory: Path) -> None:
+    directory.mkdir(parents=True)
+    pipe.save_pretrained(directory)
+    # Without torchvision, transformers 5 stands a class of another name in; SVD's own name loads everywhere.
+    index = directory / INDEX
+    index.write_text(index.read_text(encoding="utf-8").replace("CLIPImageProcessorPil", "CLIPImageProcessor"))

@@ -115,11 +115,17 @@ def test_what_is_no_number_any_more_is_not_saved(begun: Path, capsys: pytest.Cap
     assert not (begun / "unet" / "weights.safetensors").exists()
 
 
+@pytest.mark.parametrize("killed", [False, True])
 def test_an_unfinished_run_is_exported_over_a_checkpoint_and_touches_nothing_else(
-    begun: Path, checkpoint: Path, tmp_path: Path
+    begun: Path, checkpoint: Path, tmp_path: Path, killed: bool
 ) -> None:
     directory = tmp_path / "checkpoint"
     shutil.copytree(checkpoint, directory)
+    if killed:
+        # What an export that was killed while it put the files in their places has left.
+        (directory / ".partial" / "vae").mkdir(parents=True)
+        (directory / "model_index.json").rename(directory / ".partial" / "model_index.json")
+        assert main(["evaluate", str(directory)]) == 2
     own = directory / "notes.txt"
     own.touch(mode=0o600)
     assert main(["export", str(directory), "--run", str(begun), "--unfinished"]) == 0
