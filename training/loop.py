@@ -142,7 +142,7 @@ def train(
     measures = stage.evaluate(network)
     if accelerator.is_main_process:
         log.say(", ".join(f"{name} {value:.4g}" for name, value in measures.items()))
-        log.write({"step": progress.step, "measures": measures})
+        log.write({"step": progress.step, "processes": accelerator.num_processes, "measures": measures})
     return True
 
 

@@ -152,15 +152,17 @@ def test_a_slim_copy_of_an_unfinished_run_goes_on_elsewhere(run: Path, begun: Pa
 
 def test_two_processes_train_one_model_in_bfloat16_on_own_images(tmp_path: Path) -> None:
     command = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "training", "vae"),
+        # `--multi_gpu` is what starts several processes, with `--cpu` it is always one; the environment says CPU instead.
+        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+        *("-m", "training", "vae"),
         *("--preset", "smoke", "--run", str(tmp_path), "--images", str(SAMPLES), "--precision", "bfloat16"),
     ]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (tmp_path / "vae" / "log.jsonl").read_text().splitlines()]
+    assert records[-1]["processes"] == 2
     assert records[-1]["measures"]["psnr_db"] > 5
     assert (tmp_path / "vae" / "weights.safetensors").exists()
 
