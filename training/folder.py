@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from training.config import PRESETS, STAGES, Preset
-from training.errors import RefusedError, reading, replacing
+from training.errors import RefusedError, reading, replacing, writing
 from training.photo_files import digest, find_photos, open_photo
 
 #: the stages that each one builds on.
@@ -141,6 +144,25 @@ class RunFolder:
             record = asdict(RunRecord.of(preset, images))
             with replacing(self.record) as partial:
                 partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+    @contextmanager
+    def reserved(self) -> Iterator[None]:
+        """Keep other commands from training in the folder, which is made, until the block or this process ends.
+
+        Raises:
+            RefusedError: another one does; after a launcher was killed, the processes that it started may live on.
+        """
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / "lock").open("a")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RefusedError(
+                    f"another process trains in {self.path}: wait for its end, stop it, or take another folder as --run"
+                ) from None
+            yield
 
     def _read(self) -> RunRecord | None:
         if not self.record.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,14 +63,17 @@ class Run:
             Whether it is done.
 
         Raises:
+            RefusedError: another process trains in the run's folder.
             TrainingError: a file of the run cannot be read or written, or the loss is no number any more.
         """
-        if self._accelerator.is_main_process:
-            self._folder.begin(self._preset, self._options.images)
-        self._accelerator.wait_for_everyone()
-        torch.manual_seed(self._preset.seed)
         trainers = {"vae": self._train_vae, "temporal-decoder": self._train_temporal_decoder, "unet": self._train_unet}
-        return trainers[stage]()
+        leads = self._accelerator.is_main_process
+        with self._folder.reserved() if leads else nullcontext():
+            if leads:
+                self._folder.begin(self._preset, self._options.images)
+            self._accelerator.wait_for_everyone()
+            torch.manual_seed(self._preset.seed)
+            return trainers[stage]()
 
     def _train_vae(self) -> bool:
         vae = build_vae(self._preset.model)
