@@ -79,7 +79,7 @@ def _compile_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "types", "constants", "options", "capability"),
-    [(*kernel, capability) for kernel in KERNELS for capability in (80, 89, 90)]
+    [(*kernel, capability) for kernel in KERNELS for capability in SHARED_BYTES]
     + [(*kernel, capability) for kernel in HOPPER_KERNELS for capability in (90, 100, 120)],
 )
 def test_a_kernel_compiles_and_fits(
