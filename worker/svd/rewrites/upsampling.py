@@ -23,19 +23,12 @@ class SubpixelUpsample(nn.Module):
         self.stock = stock
         weight = stock.conv.weight.detach()
         wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-        # Rows of the kernel by phase: even outputs see rows (−1, 0), odd ones (0, +1).
-        rows = (torch.stack([wide[:, :, 0], wide[:, :, 1] + wide[:, :, 2]], 2),
-                torch.stack([wide[:, :, 0] + wide[:, :, 1], wide[:, :, 2]], 2))  # fmt: skip
-        phases = [
-            torch.stack(pair, 3)
-            for row in rows
-            for pair in (
-                (row[..., 0], row[..., 1] + row[..., 2]),
-                (row[..., 0] + row[..., 1], row[..., 2]),
-            )
-        ]
+        # [phase pixel row]: which rows fall on which pixel; an even output sees (−1, 0), an odd one (0, +1).
+        fold = wide.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
+        rows = torch.einsum("oijk,yaj->yoiak", wide, fold)
         # [(y x o) i 2 2].
-        folded = torch.cat(phases).to(weight.dtype).contiguous(memory_format=torch.channels_last)
+        folded = torch.einsum("yoiak,xbk->yxoiab", rows, fold).flatten(0, 2)
+        folded = folded.to(weight.dtype).contiguous(memory_format=torch.channels_last)
         self.weight = nn.Parameter(folded, requires_grad=False)
 
     def forward(self, hidden_states: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
