@@ -84,9 +84,7 @@ class FeatureReuse:
             # Without the unconditional branch, which came first, where guidance has ended since.
             hidden = self._features[-batch * frames :]
         self._step += 1
-        last = unet.up_blocks[-1]
-        begin = len(last.resnets) - self._layers
-        for resnet, attention in list(zip(last.resnets, last.attentions, strict=True))[begin:]:
+        for resnet, attention in _pairs(unet.up_blocks[-1])[-self._layers :]:
             hidden = resnet(torch.cat([hidden, skips.pop()], dim=1), **shared)
             hidden = _attend(attention, hidden, shared, context)
         hidden = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
@@ -108,18 +106,15 @@ class FeatureReuse:
             hidden = block(
                 hidden, res_hidden_states_tuple=taken, upsample_size=size, **shared, **_context(block, context)
             )
-        last = unet.up_blocks[-1]
-        begin = len(last.resnets) - self._layers
-        for resnet, attention in list(zip(last.resnets, last.attentions, strict=True))[:begin]:
+        for resnet, attention in _pairs(unet.up_blocks[-1])[: -self._layers]:
             hidden = resnet(torch.cat([hidden, skips.pop()], dim=1), **shared)
             hidden = _attend(attention, hidden, shared, context)
         return hidden, skips
 
     def _run_first(self, hidden: Tensor, shared: dict[str, Tensor], context: Tensor) -> list[Tensor]:
         """The skip connections of the last layers alone, each [bt c h w]."""
-        first = self.unet.down_blocks[0]
         skips = [hidden]
-        for resnet, attention in list(zip(first.resnets, first.attentions, strict=True))[: self._layers - 1]:
+        for resnet, attention in _pairs(self.unet.down_blocks[0])[: self._layers - 1]:
             hidden = _attend(attention, resnet(hidden, **shared), shared, context)
             skips.append(hidden)
         return skips
@@ -132,6 +127,11 @@ def embed_time(unet: UNetSpatioTemporalConditionModel, timestep: Tensor, time_id
     conditions = unet.add_time_proj(time_ids.flatten()).reshape(batch, -1).to(dtype)
     total: Tensor = embedding + unet.add_embedding(conditions)
     return total
+
+
+def _pairs(block: torch.nn.Module) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
+    """The layers of a block, each a residual block and the transformer behind it."""
+    return list(zip(block.resnets, block.attentions, strict=True))
 
 
 def _context(block: torch.nn.Module, context: Tensor) -> dict[str, Tensor]:
