@@ -110,23 +110,8 @@ if gluon is not None:
     @gluon.jit
     def _multiply(turn: gl.constexpr, args, K_STEPS: gl.constexpr, HALF: gl.constexpr, STAGES: gl.constexpr):
         """Every other tile: multiply, apply the activation, store."""
-        (
-            _,
-            _,
-            bias,
-            out,
-            x_tiles,
-            weights,
-            out_tiles,
-            filled,
-            freed,
-            weights_ready,
-            turns,
-            tiles_m,
-            n,
-            columns,
-            groups,
-        ) = args
+        (_, _, bias, out, x_tiles, weights, out_tiles, filled, freed, weights_ready, turns,
+         tiles_m, n, columns, groups) = args  # fmt: skip
         layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 2 * HALF, 16])
         column = gl.program_id(0) % columns * HALF
         index = gl.arange(0, 2 * HALF, gl.SliceLayout(0, layout))
