@@ -72,7 +72,7 @@ def group_norm(
     Returns:
         [frames rows c].
     """
-    if x.device.type != "cuda":
+    if x.device.type != "cuda" or x.dtype == torch.float64:
         return group_norm_reference(x, offset, weight, bias, num_groups, eps, num_frames, silu)
     return _group_norm_cuda(x, offset, weight, bias, num_groups, eps, num_frames, silu)
 
