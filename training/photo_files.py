@@ -8,6 +8,7 @@ from pathlib import Path
 import PIL.Image
 import PIL.ImageOps
 
+from shared.pictures import DECODING_ERRORS, flatten
 from training.errors import RefusedError, reason
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -29,16 +30,15 @@ def find_photos(directory: Path) -> list[Path]:
 
 
 def open_photo(path: Path) -> PIL.Image.Image:
-    """The photo, upright, RGB.
+    """The photo, upright, RGB, as the service takes it.
 
     Raises:
         RefusedError: it cannot be decoded.
     """
     try:
         with PIL.Image.open(path) as image:
-            return PIL.ImageOps.exif_transpose(image).convert("RGB")
-    # Pillow's decoders raise SyntaxError and ValueError, too, for broken files.
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+            return flatten(PIL.ImageOps.exif_transpose(image))
+    except DECODING_ERRORS as error:
         raise RefusedError(
             f"{path} cannot be decoded ({reason(error)}): replace it by a whole photo, or take it out of the folder"
         ) from error

@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import io
-import struct
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
 from shared.errors import EncodingError, UndecodableImageError
 from shared.params import FramesFormat, GenerationParams, ResizeMode
+from shared.pictures import DECODING_ERRORS, flatten
 from shared.video import write_mp4
 from worker.pipeline import VideoFrames
 
-#: transparent pixels show what a web page would show behind them.
-BACKGROUND = (255, 255, 255)
-
 _LANCZOS = PIL.Image.Resampling.LANCZOS
-
-#: what Pillow's decoders raise on broken files, beside OSError (whose subclass is UnidentifiedImageError).
-_DECODING_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    OverflowError,
-    IndexError,
-    KeyError,
-    TypeError,
-    struct.error,
-    PIL.Image.DecompressionBombError,
-)
 
 _SUFFIX = {FramesFormat.PNG: ".png", FramesFormat.JPEG: ".jpg", FramesFormat.WEBP: ".webp"}
 _SAVE_OPTIONS: dict[FramesFormat, dict[str, Any]] = {
@@ -63,30 +45,9 @@ def prepare_image(data: bytes, params: GenerationParams) -> PIL.Image.Image:
         with PIL.Image.open(io.BytesIO(data)) as opened:
             opened.load()
             image = flatten(PIL.ImageOps.exif_transpose(opened))
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise UndecodableImageError(f"the input cannot be read as an image: {error}") from error
     return resize(image, params.width, params.height, params.resize_mode)
-
-
-def flatten(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Convert any of Pillow's modes to RGB: 16-bit, float, palette, CMYK, with or without alpha."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255; 65535 / 255 = 257.
-        levels = np.asarray(image).astype(np.float64) / 257
-        return _from_levels(levels)
-    if image.mode == "F":
-        levels = np.asarray(image).astype(np.float64)
-        return _from_levels(levels * 255 if levels.max(initial=0.0) <= 1.0 else levels)
-    if image.has_transparency_data:
-        alpha = image.convert("RGBA")
-        backdrop = PIL.Image.new("RGBA", alpha.size, (*BACKGROUND, 255))
-        return PIL.Image.alpha_composite(backdrop, alpha).convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_levels(levels: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> PIL.Image.Image:
-    grey = np.nan_to_num(levels).round().clip(0, 255).astype(np.uint8)
-    return PIL.Image.fromarray(grey).convert("RGB")
 
 
 def resize(image: PIL.Image.Image, width: int, height: int, mode: ResizeMode) -> PIL.Image.Image:

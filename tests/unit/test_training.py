@@ -19,7 +19,7 @@ from training.errors import TrainingError, replacing
 from training.folder import RunFolder
 from training.gates import check_gates
 from training.log import StageLog, join_logs, read_log
-from training.photo_files import BUNDLED
+from training.photo_files import BUNDLED, open_photo
 from training.schedule import Schedule
 
 
@@ -176,6 +176,22 @@ def test_images_that_cannot_be_trained_on_are_refused_before_a_run_is_begun(
     }
     assert said.startswith(expected[wrong])
     assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("picture", "seen"),
+    [
+        (PIL.Image.new("RGBA", (8, 8), (255, 0, 0, 0)), (255, 255, 255)),
+        (PIL.Image.new("I;16", (8, 8), 128 * 257), (128, 128, 128)),
+        (PIL.Image.new("L", (8, 8), 128), (128, 128, 128)),
+    ],
+    ids=["transparent", "16 bits", "grey"],
+)
+def test_photos_are_trained_on_as_the_service_sees_them(
+    picture: PIL.Image.Image, seen: tuple[int, ...], tmp_path: Path
+) -> None:
+    picture.save(tmp_path / "photo.png")
+    assert open_photo(tmp_path / "photo.png").getcolors() == [(64, seen)]
 
 
 @pytest.mark.parametrize("stage", STAGES[1:])
