@@ -29,7 +29,6 @@ def geglu_reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return value * F.gelu(gate)
 
 
-@torch.library.custom_op("animatic::geglu", mutates_args=())
 def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(x Vᵀ + b) · GELU(x Wᵀ + c), without the 2n columns in between ever reaching memory.
 
@@ -57,11 +56,6 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         BLOCK_M=_BLOCK_M, BLOCK_N=_BLOCK_N, BLOCK_K=_BLOCK_K, GROUP_M=_GROUP_M, num_warps=8, num_stages=3,
     )  # fmt: skip
     return out
-
-
-@geglu.register_fake
-def _(x: Tensor, weight: Tensor, _bias: Tensor) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0] // 2)
 
 
 def _has_tma() -> bool:

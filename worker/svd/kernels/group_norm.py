@@ -5,8 +5,6 @@ Source: Wu & He 2018 (arXiv:1803.08494), equations 1 to 4.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -46,7 +44,6 @@ def group_norm_reference(
     return (F.silu(result) if silu else result).to(x.dtype)
 
 
-@torch.library.custom_op("animatic::group_norm", mutates_args=())
 def group_norm(
     x: Tensor,
     offset: Tensor | None,
@@ -75,11 +72,6 @@ def group_norm(
     if x.device.type != "cuda" or x.dtype == torch.float64:
         return group_norm_reference(x, offset, weight, bias, num_groups, eps, num_frames, silu)
     return _group_norm_cuda(x, offset, weight, bias, num_groups, eps, num_frames, silu)
-
-
-@group_norm.register_fake
-def _(x: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _group_norm_cuda(

@@ -25,7 +25,6 @@ def interleave_reference(phases: Tensor, bias: Tensor) -> Tensor:
     return out.flatten(3, 4).flatten(1, 2)
 
 
-@torch.library.custom_op("animatic::interleave", mutates_args=())
 def interleave(phases: Tensor, bias: Tensor) -> Tensor:
     """out[2 i + y, 2 j + x] = phases[i + y, j + x, phase (y, x)] + bias.
 

@@ -26,7 +26,6 @@ def layer_norm_reference(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor
     return normed.flatten(0, 1).to(x.dtype)
 
 
-@torch.library.custom_op("animatic::layer_norm", mutates_args=())
 def layer_norm(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Normalize each token of `x + offset` over its features; scale and shift.
 
@@ -55,11 +54,6 @@ def layer_norm(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, eps: flo
         BLOCK_R=block_r, BLOCK_C=block_c, num_warps=8,
     )  # fmt: skip
     return out
-
-
-@layer_norm.register_fake
-def _(x: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 if triton is not None:

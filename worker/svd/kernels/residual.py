@@ -21,7 +21,6 @@ def add_residual_reference(x: Tensor, residual: Tensor, bias: Tensor) -> None:
     x.copy_((rows + bias.to(wide)[:, None]).flatten(0, 1))
 
 
-@torch.library.custom_op("animatic::add_residual", mutates_args={"x"})
 def add_residual(x: Tensor, residual: Tensor, bias: Tensor) -> None:
     """x += residual + bias, rounded once.
 
@@ -39,7 +38,6 @@ def add_residual(x: Tensor, residual: Tensor, bias: Tensor) -> None:
     )
 
 
-@torch.library.custom_op("animatic::add_offset", mutates_args=())
 def add_offset(x: Tensor, offset: Tensor) -> Tensor:
     """x + offset.
 
@@ -58,11 +56,6 @@ def add_offset(x: Tensor, offset: Tensor) -> Tensor:
         x, offset.contiguous(), out, n * tokens, tokens, channels, BLOCK_R=_BLOCK_R, BLOCK_C=_BLOCK_C
     )
     return out
-
-
-@add_offset.register_fake
-def _(x: Tensor, _offset: Tensor) -> Tensor:
-    return torch.empty_like(x)
 
 
 if triton is not None:

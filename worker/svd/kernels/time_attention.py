@@ -30,7 +30,6 @@ def time_attention_reference(qkv: Tensor) -> Tensor:
     return out.reshape(batch, pixels, heads, frames, dim).permute(0, 3, 1, 2, 4).contiguous()
 
 
-@torch.library.custom_op("animatic::time_attention", mutates_args=())
 def time_attention(qkv: Tensor) -> Tensor:
     """softmax(q kᵀ / √d) v over the frames t, for each video b, pixel s and head h.
 
@@ -44,12 +43,6 @@ def time_attention(qkv: Tensor) -> Tensor:
     if qkv.device.type != "cuda" or frames > MAX_FRAMES or dim not in (16, 32, 64, 128) or qkv.dtype == torch.float64:
         return time_attention_reference(qkv)
     return _time_attention_cuda(qkv)
-
-
-@time_attention.register_fake
-def _(qkv: Tensor) -> Tensor:
-    batch, frames, pixels, _, heads, dim = qkv.shape
-    return qkv.new_empty(batch, frames, pixels, heads, dim)
 
 
 def _time_attention_cuda(qkv: Tensor) -> Tensor:

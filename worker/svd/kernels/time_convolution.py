@@ -27,7 +27,6 @@ def time_convolution_reference(
     return out if residual is None else out + residual
 
 
-@torch.library.custom_op("animatic::time_convolution", mutates_args=())
 def time_convolution(x: Tensor, weight: Tensor, residual: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """Sum over k of x[t + k − 1] weight[k]ᵀ, with zeros before the first frame and after the last; rounded once.
 
@@ -69,11 +68,6 @@ def time_convolution(x: Tensor, weight: Tensor, residual: Tensor | None = None, 
         BLOCK_M=_BLOCK_M, BLOCK_N=block_n, BLOCK_K=_BLOCK_K, num_warps=4, num_stages=stages,
     )  # fmt: skip
     return out
-
-
-@time_convolution.register_fake
-def _(x: Tensor, weight: Tensor, _residual: Tensor | None = None, _bias: Tensor | None = None) -> Tensor:
-    return x.new_empty(*x.shape[:3], weight.shape[0])
 
 
 if triton is not None:

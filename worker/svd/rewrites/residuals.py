@@ -16,7 +16,6 @@ from worker.svd.rewrites.layout import ChannelsLastTransformer
 from worker.svd.rewrites.time import ConstantBlender, TimeBlock
 
 
-@torch.library.custom_op("animatic::add_product", mutates_args={"stream"})
 def add_product(stream: Tensor, x: Tensor, weight: Tensor) -> None:
     """stream += x weightᵀ, rounded once; the product by itself never reaches memory.
 
