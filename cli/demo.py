@@ -72,17 +72,21 @@ def demo(photo: Path, model: str, output: Path, data_dir: Path | None, as_json: 
         folder = data_dir or _temporary_folder()
         options = StackOptions("127.0.0.1", 0, folder, model, env=_environment(receiver))
         stack = Stack(options, say=note, is_stopping=lambda: bool(interrupts.received))
-        failed = True
+        keep_logs = True
         try:
             stack.start()
             result = _beside(stack, interrupts, lambda: _make_video(stack, receiver, photo, size, output))
-            failed = False
+            keep_logs = False
+        except CommandError as error:
+            # A refusal says all there is to say; what went wrong otherwise may only be told by the logs.
+            keep_logs = error.exit_code != ExitCode.USAGE
+            raise
         finally:
             stack.stop()
             if data_dir is None:
-                # What went wrong may only be told by the logs.
-                stack.erase(keep_logs=failed)
-                if failed:
+                keep_logs = keep_logs and stack.folder.logs.exists()
+                stack.erase(keep_logs=keep_logs)
+                if keep_logs:
                     note(f"the logs are in {stack.folder.logs}")
     if interrupts.received:
         note("stopped")
@@ -164,7 +168,10 @@ def _make_video(
         note(f"{job['id']} accepted: {photo} at {stack.place.url}")
         width, height = job["params"]["width"], job["params"]["height"]
         if size[0] * height != size[1] * width:
-            note(f"{job['model']} makes videos of {width}×{height}: the photo, {size[0]}×{size[1]}, is cropped to that")
+            note(
+                f"{job['model']} makes videos of {width}×{height}: the photo, {size[0]}×{size[1]}, is cropped to that; "
+                "`animatic submit --resize-mode pad` keeps all of it"
+            )
         job = show_progress(follow(client, job["id"]))
         require_success(job)
         result = job["result"]

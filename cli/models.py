@@ -19,7 +19,10 @@ def models() -> None:
 @as_json
 @talks_to_api
 def list_models(client: Client, as_json: bool) -> None:
-    """List the models that the service accepts, and how many workers serve each. The first is the default."""
+    """List the models, and how many workers serve each.
+
+    Those that the service accepts; the first is the default.
+    """
     found = client.get(path_to("models"))["data"]
     if as_json:
         print_json({"object": "list", "data": found})
@@ -43,10 +46,10 @@ def list_models(client: Client, as_json: bool) -> None:
 @models.command()
 @click.argument("name")
 def pull(name: str) -> None:
-    """Fetch the files of the model NAME to this machine, for its workers: svd, svd-xt or svd-xt-1.1.
+    """Fetch the files of a model to this machine.
 
-    They go to Hugging Face's cache (HF_HOME says where). For svd-xt-1.1 accept its terms there, and set
-    ANIMATIC_HF_TOKEN.
+    NAME is svd, svd-xt or svd-xt-1.1; workers on this machine can load it then. The files go to Hugging Face's cache
+    (HF_HOME says where). For svd-xt-1.1 accept its terms there, and set ANIMATIC_HF_TOKEN.
 
     \b
     animatic models pull svd-xt

@@ -22,9 +22,13 @@ class Place:
 
 
 def default_data_dir() -> Path:
-    """`ANIMATIC_DATA_DIR`; else /var/lib/animatic for root, the XDG data folder for others."""
-    if chosen := os.environ.get("ANIMATIC_DATA_DIR"):
-        return Path(chosen).expanduser()
+    """`ANIMATIC_DATA_DIR`; else the usual one."""
+    chosen = os.environ.get("ANIMATIC_DATA_DIR")
+    return Path(chosen).expanduser() if chosen else usual_data_dir()
+
+
+def usual_data_dir() -> Path:
+    """/var/lib/animatic for root, the XDG data folder for others."""
     if os.geteuid() == 0:
         return Path("/var/lib/animatic")
     base = os.environ.get("XDG_DATA_HOME")
@@ -45,8 +49,8 @@ def find_place(url: str | None, data_dir: Path) -> Place:
         url = local_url
     if url is None:
         raise CommandError(
-            f"no service found: `animatic up` has not run on {data_dir}; start it, or set ANIMATIC_URL and "
-            "ANIMATIC_API_KEY for one that runs elsewhere",
+            f"no service found: `animatic up` has not run on {data_dir}; start it, give the --data-dir that it was "
+            "given, or set ANIMATIC_URL and ANIMATIC_API_KEY for one that runs elsewhere",
             ExitCode.UNAVAILABLE,
         )
     url = url.rstrip("/")

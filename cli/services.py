@@ -13,7 +13,7 @@ from shared.errors import StartupError
 from shared.exit_codes import ExitCode
 
 #: with these a process has said in one sentence what is wrong; starting it again would not help.
-_FINAL_CODES = frozenset(
+FINAL_CODES = frozenset(
     {
         ExitCode.USAGE,
         ExitCode.MODEL_INVALID,
@@ -83,7 +83,7 @@ class Service:
             return None
         # What it started itself must not go on beside its successor.
         code = self.child.kill()
-        if code in _FINAL_CODES:
+        if code in FINAL_CODES:
             raise StartupError(last_sentence(self.child), exit_code=code)
         if now - self._started > _STEADY_S:
             self._restarts = 0
@@ -113,7 +113,7 @@ def run_to_end(program: Program) -> None:
     if code != 0:
         raise StartupError(
             f"{program.name} failed: {last_sentence(child)} (all of it: {program.log})",
-            exit_code=code if code in _FINAL_CODES else ExitCode.UNAVAILABLE,
+            exit_code=code if code in FINAL_CODES else ExitCode.UNAVAILABLE,
         )
 
 

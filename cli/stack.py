@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from cli.data_folder import DataFolder
 from cli.engines import Postgres, Redis, free_port
 from cli.gpus import count_gpus
 from cli.place import Place
-from cli.services import Program, Service, describe_exit, run_to_end
+from cli.services import FINAL_CODES, Program, Service, describe_exit, run_to_end
 from shared.catalogue import BUILT_IN, find_entry
 from shared.environment import load_settings
 from shared.errors import StartupError
@@ -65,13 +67,9 @@ class Stack:
         """
         # What is wrong with what was asked for is better told before anything is started.
         entry = find_entry(self.options.model)
-        if entry.directory and not Path(entry.directory).expanduser().is_dir():
-            raise StartupError(
-                f"model {entry.name}: there is no directory {entry.directory}; give one with a checkpoint in "
-                "diffusers' format",
-                exit_code=ExitCode.MODEL_UNAVAILABLE,
-            )
         load_settings()
+        if entry.source in ("hub", "directory"):
+            _check_model(self.options.model)
         if not _is_loopback(self.options.host) and not self.folder.has_key():
             raise StartupError(
                 f"listening on {self.options.host} opens the service to the network, and there is no API key yet: set "
@@ -276,3 +274,16 @@ def _port_problem(host: str, port: int) -> str | None:
     except OSError as error:
         return str(error.strerror)
     return None
+
+
+def _check_model(model: str) -> None:
+    """Have the worker's own check look at the model's files and the device.
+
+    Raises:
+        StartupError: no worker could load it; one sentence.
+    """
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "worker.models", "check", model], capture_output=True, text=True, check=False
+    )
+    if done.returncode in FINAL_CODES:
+        raise StartupError(done.stderr.strip().removeprefix("error: "), exit_code=ExitCode(done.returncode))

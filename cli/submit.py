@@ -114,7 +114,7 @@ def warn_if_unserved(client: Client, model: str, waiting: str) -> None:
     if workers == 0:
         note(
             f"warning: no worker serves {model} right now, so {waiting} waits: start one, for example by "
-            f"`animatic up --model {model}`; `animatic models list` shows which models have workers"
+            f"`animatic up --model {model}` in place of one that runs; `animatic models list` shows which have workers"
         )
 
 

@@ -14,7 +14,7 @@ from cli.client import Client
 from cli.interrupts import Interrupts
 from cli.options import as_json, data_dir_option
 from cli.output import note, print_json
-from cli.place import Place, default_data_dir
+from cli.place import Place, usual_data_dir
 from cli.stack import Stack, StackOptions
 
 _LOOK_S = 0.2
@@ -81,9 +81,9 @@ def up(host: str, port: int, data_dir: Path, model: str, as_json: bool) -> None:
 
 
 def example(data_dir: Path) -> str:
-    """A command that finds this service."""
+    """A command that finds this service, from a terminal without the variables of this one, too."""
     program = "animatic" if shutil.which("animatic") else sys.argv[0]
-    elsewhere = "" if data_dir == default_data_dir().absolute() else f" --data-dir {shlex.quote(str(data_dir))}"
+    elsewhere = "" if data_dir == usual_data_dir().absolute() else f" --data-dir {shlex.quote(str(data_dir))}"
     return f"{program} submit photo.jpg --wait -o video.mp4{elsewhere}"
 
 

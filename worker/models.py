@@ -147,6 +147,17 @@ def pull_command(name: str) -> None:
     click.echo(f"{name} is ready" + (f" in {checkpoint.directory}" if checkpoint else ""))
 
 
+@main.command("check")
+@click.argument("name")
+def check_command(name: str) -> None:
+    """Say what keeps a worker on this machine from loading the model NAME, if anything does."""
+    try:
+        check_model(load_settings(), find_entry(name))
+    except StartupError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
 @main.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cli.experiments.cells import Cell
 
-#: of the mean of the correlations: below it a measure does not follow a parameter, it wanders.
+#: of a series' correlation: below it a measure does not follow a parameter, it wanders.
 _CLEAR = 0.6
 #: more of one of these is not more of anything.
 _WITHOUT_ORDER = {"seed", "resize_mode", "frames_format"}
@@ -45,15 +45,16 @@ class Effect:
 
     @property
     def direction(self) -> int:
-        """1 or -1 where the measure clearly follows the parameter to its last value, and so in every series, else 0."""
-        if self.correlation is None or abs(self.correlation) < _CLEAR:
+        """1 or -1 where the measure clearly follows the parameter in every series, and to its last value, else 0."""
+        if not self.correlations:
             return 0
-        sign = 1 if self.correlation > 0 else -1
-        # What turns back before the end can still have a high correlation.
-        least, most = (pick(self.means, key=lambda value: sign * self.means[value]) for pick in (min, max))
-        if (least, most) != (min(self.means), max(self.means)):
-            return 0
-        return sign if all(one * sign > 0 for one in self.correlations) else 0
+        for sign in (1, -1):
+            # What turns back before the end can still have a high correlation.
+            least, most = (pick(self.means, key=lambda value: sign * self.means[value]) for pick in (min, max))
+            reaches_the_end = (least, most) == (min(self.means), max(self.means))
+            if reaches_the_end and all(sign * one >= _CLEAR for one in self.correlations):
+                return sign
+        return 0
 
 
 def find_effects(cells: Iterable[Cell], grid: Mapping[str, Sequence[Any]]) -> list[Effect]:

@@ -173,6 +173,33 @@ def test_a_model_whose_directory_is_missing_is_told_before_anything_starts(folde
     assert not (folder / "data").exists()
 
 
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_a_model_that_was_not_pulled_is_told_before_anything_starts(
+    folder: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(folder / "hub"))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    Image.new("RGB", (64, 64)).save(folder / "photo.png")
+    arguments = (
+        [str(folder / "photo.png")] if command == "demo" else ["--port", "0", "--data-dir", str(folder / "data")]
+    )
+    done = run(command, *arguments, "--model", "svd-xt")
+    assert done.returncode == ExitCode.MODEL_UNAVAILABLE
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("error: model svd-xt is not on this machine: run `animatic models pull svd-xt`")
+    assert "starting" not in done.stderr
+    assert {path.name for path in folder.iterdir()} <= {"photo.png", "hub"}  # nothing was made
+
+
+def test_a_photo_that_the_service_refuses_leaves_no_logs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(folder))
+    Image.new("RGB", (20, 20)).save(folder / "photo.png")
+    done = run("demo", str(folder / "photo.png"))
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr.splitlines()[-1] == "error: image must have sides of at least 32 px, got 20×20"
+    assert not list(folder.glob("animatic-demo-*"))
+
+
 def maintains(process: psutil.Process) -> bool:
     try:
         return "worker.maintain" in process.cmdline()

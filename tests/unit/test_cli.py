@@ -23,6 +23,7 @@ from click.testing import CliRunner, Result
 
 from cli.follow import Event, parse_events
 from cli.main import _COMMANDS, cli
+from cli.place import usual_data_dir
 from cli.receiver import Message
 from cli.up import example
 from shared.exit_codes import ExitCode
@@ -246,7 +247,8 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
 
 def test_the_command_that_up_shows_finds_its_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANIMATIC_DATA_DIR", str(tmp_path))
-    assert example(tmp_path).endswith(" submit photo.jpg --wait -o video.mp4")
+    assert example(usual_data_dir()).endswith(" submit photo.jpg --wait -o video.mp4")
+    assert example(tmp_path).endswith(f" -o video.mp4 --data-dir {tmp_path}")
     assert example(tmp_path / "my data").endswith(f" -o video.mp4 --data-dir '{tmp_path}/my data'")
 
 

@@ -203,6 +203,16 @@ def test_a_measure_that_turns_back_late_is_said_to_peak_beside_those_that_follow
     )
 
 
+def test_a_measure_that_one_image_does_not_follow_has_no_direction() -> None:
+    cells = [
+        cell(3 * image + number, image, {"motion_bucket_id": 60 * (1 + number)}, first_frame_ssim=level)
+        for image, levels in enumerate(((0.890, 0.891, 0.889), (0.857, 0.855, 0.853)))
+        for number, level in enumerate(levels)
+    ]
+    [likeness] = find_effects(cells, {"motion_bucket_id": [60, 120, 180]})
+    assert (likeness.correlations, likeness.direction) == ((-0.5, -1.0), 0)
+
+
 def test_a_seed_has_no_direction() -> None:
     cells = [cell(number, 0, {"seed": number}, flow_px=float(number)) for number in range(3)]
     [effect] = find_effects(cells, {"seed": [0, 1, 2]})
