@@ -410,7 +410,9 @@ def test_an_image_encoder_without_memory_costs_the_drift_and_not_the_video(
     assert np.array_equal(generation.frames, usual)
 
 
-def test_bfloat16_generates_too(settings: Settings) -> None:
-    loaded = load(settings.model_copy(update={"dtype": "bfloat16"}), find_entry("tiny"))
-    assert loaded.info.dtype == "bfloat16"
-    assert loaded.generate(photo(), params(num_inference_steps=1), ignore).frames.std() > 1
+@pytest.mark.parametrize(("engine", "dtype"), [("stock", "bfloat16"), ("exact", "bfloat16"), ("exact", "float16")])
+def test_16_bits_show_the_same_video(settings: Settings, usual: VideoFrames, engine: str, dtype: str) -> None:
+    loaded = load(settings.model_copy(update={"engine": engine, "dtype": dtype}), find_entry("tiny"))
+    assert loaded.info.dtype == dtype
+    frames = loaded.generate(photo(), params(), ignore).frames
+    assert 0 < np.abs(frames.astype(int) - usual.astype(int)).mean() < 1
