@@ -129,7 +129,10 @@ def parse_arguments() -> argparse.Namespace:
         "--shape", default="14x192x320", help="frames, height and width; not of tiny (default %(default)s)"
     )
     parser.add_argument("--result", type=Path, default=RESULT, help="where the JSON goes (default %(default)s)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.jobs < 2 or options.rounds < 1:
+        parser.error(f"--jobs must be 2 or more and --rounds 1 or more, got {options.jobs} and {options.rounds}")
+    return options
 
 
 def main() -> None:
