@@ -71,19 +71,6 @@ def group_norm(
     """
     if x.device.type != "cuda" or x.dtype == torch.float64:
         return group_norm_reference(x, offset, weight, bias, num_groups, eps, num_frames, silu)
-    return _group_norm_cuda(x, offset, weight, bias, num_groups, eps, num_frames, silu)
-
-
-def _group_norm_cuda(
-    x: Tensor,
-    offset: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    num_groups: int,
-    eps: float,
-    num_frames: int,
-    silu: bool,
-) -> Tensor:
     x = x.contiguous()
     offset = None if offset is None else offset.contiguous()
     frames, rows, channels = x.shape

@@ -39,15 +39,10 @@ def time_attention(qkv: Tensor) -> Tensor:
     Returns:
         [b t s h d].
     """
-    _, frames, _, _, _, dim = qkv.shape
+    batch, frames, pixels, _, heads, dim = qkv.shape
     if qkv.device.type != "cuda" or frames > MAX_FRAMES or dim not in (16, 32, 64, 128) or qkv.dtype == torch.float64:
         return time_attention_reference(qkv)
-    return _time_attention_cuda(qkv)
-
-
-def _time_attention_cuda(qkv: Tensor) -> Tensor:
     qkv = qkv.contiguous()
-    batch, frames, pixels, _, heads, dim = qkv.shape
     out = qkv.new_empty(batch, frames, pixels, heads, dim)
     _time_attention_kernel[(batch * pixels, heads)](
         qkv, out, frames, pixels, heads, 1 / math.sqrt(dim), DIM=dim, BLOCK_T=MAX_FRAMES,
