@@ -10,7 +10,7 @@ A stage that was stopped goes on where it was; `accelerate launch -m training ..
 each with batches of its own: N GPUs see N times the samples in the same steps.
 
 Exit codes: 0 done; 1 failed, or a gate of the evaluation does not hold; 2 cannot be done as asked; 3 stopped by
---stop-after.
+--stop-after. `accelerate launch` of several processes ends with 1 instead of 2 or 3, and a traceback of its own.
 """
 
 from __future__ import annotations

@@ -133,6 +133,8 @@ def train(
             saved_at = time.monotonic()
         if must_stop and progress.step < schedule.total:
             log.say(f"stopped at step {progress.step} of {schedule.total}; the same command goes on from here")
+            # A launcher ends all processes with the first one that stops: none may, before the state is saved.
+            accelerator.wait_for_everyone()
             return False
     accelerator.wait_for_everyone()
     network = accelerator.unwrap_model(stage.network)
