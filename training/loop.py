@@ -93,6 +93,9 @@ def train(
     per_chunk = config.steps_per_chunk
     saved_at = progress.reported_at = time.monotonic()
     device = accelerator.device
+    if progress.step >= schedule.total:
+        # Killed after its last save: what follows the training sees the same stills as it would have.
+        stage.prepare((progress.step - 1) // per_chunk)
     while progress.step < schedule.total:
         chunk_began = time.monotonic()
         chunk, offset = divmod(progress.step, per_chunk)

@@ -87,6 +87,14 @@ def test_a_stage_that_is_killed_in_its_middle_goes_on_and_ends_with_the_same_wei
     assert same(begun / "unet" / "weights.safetensors", run / "unet" / "weights.safetensors")
 
 
+def test_a_stage_that_is_killed_after_its_last_save_ends_with_the_same_weights(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / "vae" / "weights.safetensors").unlink()
+    assert main(["vae", "--run", str(folder)]) == 0
+    assert same(folder / "vae" / "weights.safetensors", run / "vae" / "weights.safetensors")
+
+
 def test_a_state_that_is_damaged_or_of_another_network_ends_with_one_sentence(
     begun: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
