@@ -78,7 +78,7 @@ train-tiny: setup ## train the embedded model from nothing: 22 minutes on one H2
 	for stage in vae temporal-decoder unet; do \
 	  $(BIN)/python -m training $$stage --preset $(PRESET) --run "$(RUN)" $(if $(IMAGES),--images "$(IMAGES)") || exit; done
 	$(BIN)/python -m training export build/checkpoint --run "$(RUN)"
-	$(BIN)/python -m training evaluate build/checkpoint --preset $(PRESET)
+	$(BIN)/python -m training evaluate build/checkpoint --preset $(PRESET) --run "$(RUN)"
 
 audit: setup ## known holes in the pinned dependencies, where the advisories can be reached
 	rm -rf build/audit build/audit.json && $(PYTHON) -m venv build/audit

@@ -4,7 +4,7 @@
     python -m training temporal-decoder --run build/training/tiny
     python -m training unet --run build/training/tiny
     python -m training export build/checkpoint --run build/training/tiny
-    python -m training evaluate build/checkpoint
+    python -m training evaluate build/checkpoint --run build/training/tiny
 
 A stage that was stopped goes on where it was; `accelerate launch -m training ...` trains it on several GPUs at once,
 each with batches of its own: N GPUs see N times the samples in the same steps.
@@ -90,6 +90,8 @@ def _slim(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     check_checkpoint(options.checkpoint)
     photos = find_photos(options.photos)
+    if options.run:
+        RunFolder(options.run).check_held_out(photos)
     _silence_libraries()
     from training.evaluate import Settings, evaluate
 
@@ -127,7 +129,12 @@ def _parser() -> argparse.ArgumentParser:
     for name in STAGES:
         stage = commands.add_parser(name, help=f"train the stage {name}, or go on with it")
         _add_run(stage)
-        stage.add_argument("--preset", choices=sorted(PRESETS), help="default: the run's, else tiny")
+        stage.add_argument(
+            "--preset",
+            choices=sorted(PRESETS),
+            help="what is trained, and for how long: tiny ships, two-cores needs no GPU, smoke only shows that all "
+            "stages run (default: the run's, else tiny)",
+        )
         stage.add_argument("--images", type=Path, help="folder of own photos, for all stages of the run")
         stage.add_argument("--steps", type=_whole(1), help="steps of the stage instead of the preset's")
         stage.add_argument("--minutes", type=_above_zero, help="as many steps as fit, over all runs of the stage")
@@ -140,14 +147,15 @@ def _parser() -> argparse.ArgumentParser:
             "--mixed_precision changes nothing",
         )
     export = commands.add_parser("export", help="write the checkpoint that the pipeline loads")
-    export.add_argument("directory", type=Path)
+    export.add_argument("directory", type=Path, help="of the checkpoint")
     export.add_argument("--unfinished", action="store_true", help="with stages that are not done, as they are")
     _add_run(export)
     slim = commands.add_parser("slim", help="copy the run in half precision, to go on with it elsewhere")
-    slim.add_argument("directory", type=Path)
+    slim.add_argument("directory", type=Path, help="of the copy")
     _add_run(slim)
     evaluate = commands.add_parser("evaluate", help="measure a checkpoint on photos that it was not trained on")
-    evaluate.add_argument("checkpoint", type=Path)
+    evaluate.add_argument("checkpoint", type=Path, help="its directory")
+    evaluate.add_argument("--run", type=Path, help="of the checkpoint: refuse photos that it was begun with")
     evaluate.add_argument("--photos", type=Path, default=_HELD_OUT, help="a folder (default: %(default)s)")
     evaluate.add_argument("--output", type=Path, default=Path("build/evaluation"), help="default: %(default)s")
     evaluate.add_argument(
@@ -156,9 +164,11 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("width", "height"):
         evaluate.add_argument(f"--{name}", type=_whole(32, 32), help="in px, instead of the preset's")
     evaluate.add_argument("--num-frames", type=_whole(2), help="instead of the preset's")
-    evaluate.add_argument("--steps", type=_whole(1), default=8, help="default: %(default)s")
-    evaluate.add_argument("--seeds", type=_whole(1), default=3, help="default: %(default)s")
-    evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    evaluate.add_argument("--steps", type=_whole(1), default=8, help="of denoising (default: %(default)s)")
+    evaluate.add_argument("--seeds", type=_whole(1), default=3, help="videos of each setting (default: %(default)s)")
+    evaluate.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
+    )
     return parser
 
 

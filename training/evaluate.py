@@ -178,13 +178,14 @@ def evaluate(checkpoint: Path, photos: list[Path], output: Path, how: Settings) 
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
     found: list[Measures] = []
+    wanted = [(bucket, 0.02) for bucket in BUCKETS] + [(127, noise) for noise in NOISE_STRENGTHS[1:]]
     for name, loaded in pictures:
         picture = loaded.to(device)
-        wanted = [(bucket, 0.02) for bucket in BUCKETS] + [(127, noise) for noise in NOISE_STRENGTHS[1:]]
         for bucket, noise in wanted:
             for seed in range(1, how.seeds + 1):
                 measures, frames = evaluator.measure(name, picture, bucket, noise, seed)
                 found.append(measures)
+                sys.stderr.write(f"evaluate: {len(found)} of {len(pictures) * len(wanted) * how.seeds} videos\n")
                 if seed == 1:
                     sheet = output / f"{name}-bucket-{bucket}-noise-{noise:g}.png"
                     with writing(sheet):
@@ -202,6 +203,7 @@ def evaluate(checkpoint: Path, photos: list[Path], output: Path, how: Settings) 
     records["gates"] = [asdict(gate) for gate in gates]
     _write_records(records, output)
     sys.stdout.write(report)
+    sys.stderr.write(f"contact sheets, report and measures: {output}\n")
     return 0 if all(gate.holds for gate in gates) else 1
 
 

@@ -108,6 +108,17 @@ class RunFolder:
                 f"{self.path} has no image encoder: temporal-decoder and unet make it as they begin, train one first"
             )
 
+    def check_held_out(self, photos: list[Path]) -> None:
+        """Raise RefusedError if a photo is one that the run was begun with."""
+        self.check_begun()
+        record = self._read()
+        known = set(record.photos.values()) if record else set()
+        for photo in photos:
+            if digest(photo) in known:
+                raise RefusedError(
+                    f"{photo} is one of the photos that {self.path} was trained on: measure on others, with --photos"
+                )
+
     def check_copy(self, directory: Path) -> None:
         """Raise RefusedError if a copy of the run would overwrite it."""
         if directory.resolve() == self.path.resolve():

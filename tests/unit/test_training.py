@@ -19,7 +19,7 @@ from training.errors import TrainingError, replacing
 from training.folder import RunFolder
 from training.gates import check_gates
 from training.log import StageLog, join_logs, read_log
-from training.photo_files import BUNDLED, open_photo
+from training.photo_files import BUNDLED, find_photos, open_photo
 from training.schedule import Schedule
 
 
@@ -289,6 +289,18 @@ def test_only_a_checkpoint_is_evaluated_and_only_on_photos(
     (images / "model_index.json").touch()
     (tmp_path / "empty").mkdir()
     assert "has no photo in it" in refusal(capsys, "evaluate", images, "--photos", tmp_path / "empty")
+
+
+def test_a_checkpoint_is_not_measured_on_what_it_was_trained_on(
+    run: RunFolder, tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "model_index.json").touch()
+    photo = find_photos(BUNDLED)[0]
+    renamed = images / f"renamed{photo.suffix}"
+    renamed.write_bytes(photo.read_bytes())
+    said = refusal(capsys, "evaluate", tmp_path / "checkpoint", "--photos", images, "--run", run.path)
+    assert said.startswith(f"{renamed} is one of the photos that {run.path} was trained on")
 
 
 @pytest.mark.parametrize(
