@@ -91,10 +91,12 @@ class RunFolder:
             )
         return PRESETS[begun]
 
-    def check_begun(self) -> None:
-        """Raise RefusedError if no run was begun here."""
-        if self._read() is None:
+    def check_begun(self) -> RunRecord:
+        """What the run was begun with; raises RefusedError if none was begun here."""
+        record = self._read()
+        if record is None:
             raise RefusedError(f"{self.path} is not the folder of a run, it has no run.json: name one as --run")
+        return record
 
     def check_exportable(self, unfinished: bool) -> None:
         """Raise RefusedError if a checkpoint cannot be made yet; `unfinished`: with stages that are not done."""
@@ -110,9 +112,7 @@ class RunFolder:
 
     def check_held_out(self, photos: list[Path]) -> None:
         """Raise RefusedError if a photo is one that the run was begun with."""
-        self.check_begun()
-        record = self._read()
-        known = set(record.photos.values()) if record else set()
+        known = set(self.check_begun().photos.values())
         for photo in photos:
             if digest(photo) in known:
                 raise RefusedError(

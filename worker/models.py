@@ -7,6 +7,8 @@ import json
 import logging
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -128,6 +130,16 @@ def describe(settings: Settings, entry: ModelEntry) -> dict[str, str | bool | No
     }
 
 
+@contextmanager
+def _ending_with_its_sentence() -> Iterator[None]:
+    """End the command with a StartupError's sentence and exit code, if one comes."""
+    try:
+        yield
+    except StartupError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
 @click.group()
 def main() -> None:
     """Fetch models, and show which are here."""
@@ -139,11 +151,8 @@ def pull_command(name: str) -> None:
     """Fetch the model NAME, unless it is here, and check it."""
     # Its warnings of each retry say less than our one sentence in the end.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    try:
+    with _ending_with_its_sentence():
         checkpoint = pull(load_settings(), find_entry(name))
-    except StartupError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
     click.echo(f"{name} is ready" + (f" in {checkpoint.directory}" if checkpoint else ""))
 
 
@@ -151,23 +160,17 @@ def pull_command(name: str) -> None:
 @click.argument("name")
 def check_command(name: str) -> None:
     """Say what keeps a worker on this machine from loading the model NAME, if anything does."""
-    try:
+    with _ending_with_its_sentence():
         check_model(load_settings(), find_entry(name))
-    except StartupError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
 
 
 @main.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(as_json: bool) -> None:
     """Print the built-in models and those of the settings."""
-    try:
+    with _ending_with_its_sentence():
         settings = load_settings()
         entries = [find_entry(name) for name in dict.fromkeys((*BUILT_IN, *settings.models, settings.model))]
-    except StartupError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
     models = [describe(settings, entry) for entry in entries]
     if as_json:
         click.echo(json.dumps(models, indent=2))

@@ -48,12 +48,13 @@ class Effect:
         """1 or -1 where the measure clearly follows the parameter in every series, and to its last value, else 0."""
         if not self.correlations:
             return 0
-        for sign in (1, -1):
-            # What turns back before the end can still have a high correlation.
-            least, most = (pick(self.means, key=lambda value: sign * self.means[value]) for pick in (min, max))
-            reaches_the_end = (least, most) == (min(self.means), max(self.means))
-            if reaches_the_end and all(sign * one >= _CLEAR for one in self.correlations):
-                return sign
+        # What turns back before the last value can still have a high correlation.
+        ends = self.means[min(self.means)], self.means[max(self.means)]
+        levels = min(self.means.values()), max(self.means.values())
+        if ends == levels and all(one >= _CLEAR for one in self.correlations):
+            return 1
+        if ends == levels[::-1] and all(one <= -_CLEAR for one in self.correlations):
+            return -1
         return 0
 
 
