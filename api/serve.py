@@ -12,7 +12,7 @@ from gunicorn.app.base import BaseApplication
 from shared.environment import load_settings
 from shared.errors import StartupError
 from shared.exit_codes import ExitCode
-from shared.processes import die_with_parent
+from shared.processes import die_with_parent, end_in_order_on_sigterm
 from shared.scratch import remove_left_folders, scratch_folder
 from shared.settings import Settings
 
@@ -78,6 +78,7 @@ def main() -> None:
         settings = load_settings()
     except StartupError as error:
         _end(error)
+    end_in_order_on_sigterm()
     remove_left_folders()
     # gunicorn forks in `run`, and its workers leave through here too.
     with scratch_folder("metrics") as folder:

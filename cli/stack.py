@@ -68,8 +68,7 @@ class Stack:
         # What is wrong with what was asked for is better told before anything is started.
         entry = find_entry(self.options.model)
         load_settings()
-        if entry.source in ("hub", "directory"):  # what comes along is there
-            _check_model(self.options.model)
+        _check_model(self.options.model)
         if not _is_loopback(self.options.host) and not self.folder.has_key():
             raise StartupError(
                 f"listening on {self.options.host} opens the service to the network, and there is no API key yet: set "

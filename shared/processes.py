@@ -1,4 +1,4 @@
-"""Processes that must not outlive their parent."""
+"""How processes end: with their parent, and in order."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 
@@ -22,3 +23,12 @@ def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
         raise OSError(ctypes.get_errno(), "prctl failed")
     if os.getppid() != parent:
         os.kill(os.getpid(), number)  # it died in between
+
+
+def end_in_order_on_sigterm() -> None:
+    """Have SIGTERM end this process through its open blocks, which clean up, until a server's own handler is there."""
+    signal.signal(signal.SIGTERM, _exit)
+
+
+def _exit(number: int, _frame: Any) -> None:
+    sys.exit(128 + number)

@@ -26,6 +26,7 @@ from shared.database import Sessions, make_engine, make_sessions
 from shared.environment import load_settings
 from shared.errors import DatabaseError, StartupError
 from shared.ids import new_id
+from shared.processes import end_in_order_on_sigterm
 from shared.scratch import scratch_folder
 from shared.settings import Settings
 from worker.app import make_app
@@ -94,6 +95,7 @@ def _drain(sessions: Sessions, worker_id: UUID, grace_s: float) -> None:
 
 def main() -> None:
     configure_logging()
+    end_in_order_on_sigterm()
     # Celery warns root of pickled messages; only JSON is accepted here.
     warnings.simplefilter("ignore", SecurityWarning)
     try:

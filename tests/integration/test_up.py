@@ -191,6 +191,14 @@ def test_a_model_that_was_not_pulled_is_told_before_anything_starts(
     assert {path.name for path in folder.iterdir()} <= {"photo.png", "hub"}  # nothing was made
 
 
+def test_a_device_that_is_not_there_is_told_before_anything_starts(folder: Path) -> None:
+    done = run("up", "--port", "0", "--data-dir", str(folder / "data"), ANIMATIC_DEVICE="cuda:63")
+    assert done.returncode == ExitCode.DEVICE_UNAVAILABLE
+    (error,) = done.stderr.splitlines()
+    assert error.startswith("error: cuda:63 was asked for, but ")
+    assert not (folder / "data").exists()
+
+
 def test_a_photo_that_the_service_refuses_leaves_no_logs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(folder))
     Image.new("RGB", (20, 20)).save(folder / "photo.png")
@@ -261,9 +269,10 @@ def animatic(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "cli", *arguments]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    env = {**environment(), **settings}
     return subprocess.run(
-        animatic(*arguments), check=False, capture_output=True, text=True, env=environment(), timeout=READY_LIMIT_S
+        animatic(*arguments), check=False, capture_output=True, text=True, env=env, timeout=READY_LIMIT_S
     )
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,24 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_has_is_not(
     with scratch_folder("ours") as ours:
         remove_left_folders()
         assert (folder.exists(), ours.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("module", ["api.serve", "worker"])
+def test_a_server_that_is_stopped_while_it_starts_leaves_nothing(temporary: Path, module: str) -> None:
+    settings = {
+        "ANIMATIC_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+        "ANIMATIC_REDIS_URL": "redis://127.0.0.1:1/0",
+        "ANIMATIC_OBJECT_STORE": str(temporary / "objects"),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", module], env={**os.environ, **settings, "TMPDIR": str(temporary)}
+    ) as process:
+        while not list(temporary.glob("animatic-scratch-*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)  # long before gunicorn or Celery have handlers of their own
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert not list(temporary.glob("animatic-scratch-*"))
 
 
 class _ChildLeaves(Exception):  # noqa: N818
